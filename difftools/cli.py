@@ -1,0 +1,226 @@
+"""The command line: `difftools zoo | data | train | run | claims | bench | invert`.
+
+Exit status: 0 done, 2 bad input (one clear line on stderr), anything else a defect.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+WORLDS = ["embedded", "paper"]
+
+
+def show(rows: list[dict], as_json: bool) -> None:
+    """A list of flat rows as JSON or as an aligned table."""
+    if as_json:
+        click.echo(json.dumps(rows, indent=1, default=str))
+        return
+    if not rows:
+        click.echo("nothing to show")
+        return
+    text = {True: "yes", False: "no", None: "-"}
+    table = [list(rows[0])]
+    for r in rows:
+        table.append([text.get(v, str(v)) if isinstance(v, bool | None) else f"{v:,}" if isinstance(v, int) else str(v)
+                      for v in r.values()])
+    width = [min(60, max(len(r[i]) for r in table)) for i in range(len(table[0]))]
+    for r in table:
+        click.echo("  ".join(c[:60].ljust(w) for c, w in zip(r, width, strict=True)).rstrip())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="difftools")
+def cli():
+    """Put claims about diffusion latent spaces on trial.
+
+    \b
+    difftools zoo                      which models there are, and where each one stands
+    difftools claims                   every claim, every world, every verdict
+    difftools invert photo.png         invert your own image: three numbers, a latent, a picture
+    difftools run inversion            run a chapter with other parameters
+    """
+
+
+@cli.command()
+@JSON
+def zoo(as_json):
+    """List the models: system, world, parameters, degrees of freedom per pixel value, weights, quality floor.
+
+    World S is solvable (exact score), E is embedded (weights in this repository). Any unconditional diffusers
+    pipeline works too, by hub name (google/ddpm-cifar10-32) or local folder, wherever a model is asked for.
+    """
+    from . import zoo as z
+
+    show(z.rows(), as_json)
+
+
+@cli.group()
+def data():
+    """Image sets: list, fetch from their official source, import a local archive, verify hashes.
+
+    Sets are checked by the hash of their decoded content, so any copy is as good as the official one.
+    DIFFTOOLS_OFFLINE=1 forbids every download.
+    """
+
+
+@data.command("list")
+@JSON
+def data_list(as_json):
+    """List every registered image set: where it is, how many images, which licence."""
+    from . import data as d
+
+    show(d.available(), as_json)
+
+
+@data.command("fetch")
+@click.argument("name")
+def data_fetch(name):
+    """Fetch a set from its official source (or your mirror) into the cache, with a progress bar."""
+    from . import data as d
+
+    click.echo(f"{name}: {d.fetch(name, progress=True)}")
+
+
+@data.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+def data_import(path):
+    """Import an archive or folder that you already have; its content decides which sets it holds."""
+    from . import data as d
+
+    click.echo("imported: " + ", ".join(d.import_archive(path)))
+
+
+@data.command("verify")
+@click.argument("name", required=False)
+@JSON
+def data_verify(name, as_json):
+    """Recompute the content hash of every set on this machine (or of one)."""
+    from . import data as d
+
+    show(d.verify(name), as_json)
+
+
+@cli.command()
+@click.argument("name", type=click.Choice(["ddpm", "ddpm-eps"]))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("trained"), show_default=True,
+              help="Folder for weights, card and sample sheet. The book reads data/weights.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder whose run is resumed [default: OUT/run-NAME].")
+@click.option("--images", type=click.IntRange(32), help="Images to show [default: the recipe's].")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
+def train(name, out, checkpoint, images, device, threads):
+    """Train an embedded model, measure it, and write weights, card and sample sheet.
+
+    \b
+    ddpm       the residual of a Gaussian denoiser (ddpm-vehicles32)
+    ddpm-eps   the same network and images, plain epsilon-prediction: the control
+
+    Needs CIFAR-10 (`difftools data fetch cifar10-train`, or `difftools data import ARCHIVE`). An interrupted run
+    goes on where it stopped.
+    """
+    import torch
+
+    from . import train as t
+
+    torch.set_num_threads(threads)
+    card = t.run(name, out, checkpoint or out / f"run-{name}", images, device)
+    click.echo(json.dumps(card["floor"], indent=1))
+
+
+@cli.command()
+@click.argument("chapter")
+@click.option("--profile", type=click.Choice(["smoke", "reference", "full"]), default="reference", show_default=True)
+@click.option("--world", type=click.Choice(WORLDS), help="Embedded models, or the official checkpoints that you downloaded [default: embedded].")
+@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a notebook parameter.")
+@click.option("--out", type=click.Path(path_type=Path), help="Executed copy [default: ./CHAPTER-PROFILE.ipynb].")
+def run(chapter, profile, world, parameters, out):
+    """Run a chapter into a copy; the committed chapter stays as it is.
+
+    Checks compare only at the recorded parameters; with others the chapter reports. An unknown parameter is an
+    error. Example: difftools run inversion --profile smoke -p seed=3
+    """
+    from . import book
+
+    given = {}
+    for item in parameters:
+        key, eq, value = item.partition("=")
+        if not eq:
+            raise ValueError(f"-p takes NAME=VALUE, got {item!r}")
+        try:
+            given[key] = json.loads(value)
+        except json.JSONDecodeError:
+            given[key] = value
+    if world:
+        given["world"] = world
+    out = out or Path(f"{chapter}-{profile}.ipynb")
+    book.run(chapter, out, profile=profile, **given)
+    click.echo(f"{out}")
+
+
+@cli.command()
+@JSON
+def claims(as_json):
+    """The scoreboard: every claim on trial, with its verdict (or `pending`) in each world."""
+    from . import book
+
+    show(book.claims_table(), as_json)
+
+
+@cli.command()
+@click.option("--steps", type=click.IntRange(2), default=20, show_default=True)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--repeats", type=click.IntRange(3), default=7, show_default=True)
+def bench(steps, batch, repeats):
+    """Speed of inversion, side by side in one run: ours, diffusers', and the bare network as the limit."""
+    import runpy
+
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "inversion_speed.py"
+    runpy.run_path(str(script))["main"](steps, batch, repeats)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--model", default="ddpm-vehicles32", show_default=True, help="Name from `difftools zoo`, hub name or folder.")
+@click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--stepper", default="pec", show_default=True)
+@click.option("--refine", type=click.IntRange(0), default=0, show_default=True, help="Passes of iterative refinement.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the start noise.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("inverted"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def invert(path, model, steps, stepper, refine, seed, out, as_json):
+    """Invert an image file or a folder of images: image → latent → image.
+
+    Prints three numbers for each image: the round trip's PSNR (and SSIM), and latent statistics beside their white
+    noise range; a PSNR alone says little (chapter 1). Writes OUT/latents.safetensors, OUT/reconstruction/*.png,
+    OUT/report.json and OUT/sheet.png (image, latent, reconstruction).
+    """
+    from .invert import invert_files
+
+    rows = invert_files(path, out, model, steps=steps, stepper=stepper, refine=refine, seed=seed)
+    show(rows, as_json)
+    if not as_json:
+        click.echo(f"written to {out}/")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: bad input ends with one line on stderr and status 2."""
+    try:
+        cli.main(argv, prog_name="difftools", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(2)
+    except (ValueError, KeyError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as err:
+        message = err.args[0] if isinstance(err, KeyError) and err.args else err
+        click.echo(f"difftools: {message}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Code: what every system in the book encodes an image to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+GEOMETRIES = ("sphere", "flat")
+STREAMS = {"prior": 0, "start": 1, "forward": 2, "ancestral": 3, "data": 4}
+
+
+@dataclass(frozen=True)
+class Code:
+    """Named latent tensors of one batch, each with its geometry.
+
+    tensors: name -> (B, ...); geometry: name -> "sphere" (direction matters, norm near sqrt(d)) or "flat".
+    seeds: per-image seeds (B,) of whatever noise the encoder added and the decoder takes off again, or None.
+    Raises ValueError on an unknown geometry or unequal batch sizes. Built in: inversion.
+    """
+
+    tensors: dict[str, Tensor]
+    geometry: dict[str, str]
+    seeds: tuple[int, ...] | None = field(default=None)
+
+    def __post_init__(self):
+        if set(self.tensors) != set(self.geometry):
+            raise ValueError(f"tensors {sorted(self.tensors)} and geometry {sorted(self.geometry)} must name the same")
+        if bad := set(self.geometry.values()) - set(GEOMETRIES):
+            raise ValueError(f"geometry must be one of {GEOMETRIES}, got {sorted(bad)}")
+        sizes = {len(t) for t in self.tensors.values()} | ({len(self.seeds)} if self.seeds is not None else set())
+        if len(sizes) != 1:
+            raise ValueError(f"all parts of a code need one batch size, got {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def flat(self, name: str) -> Tensor:
+        """One part as vectors, (B, d)."""
+        return self.tensors[name].flatten(1)
+
+    def map(self, f: Callable[[Tensor, str], Tensor]) -> Code:
+        """f(tensor, geometry) on every part; the result belongs to no image any more (seeds None)."""
+        return Code({k: f(v, self.geometry[k]) for k, v in self.tensors.items()}, self.geometry)
+
+    def drop(self, name: str) -> Code:
+        """Without one part: for two-state inverters, giving up the second state is an explicit act."""
+        return replace(self, tensors={k: v for k, v in self.tensors.items() if k != name},
+                       geometry={k: v for k, v in self.geometry.items() if k != name})
+
+    def select(self, index) -> Code:
+        """The sub-batch at `index` (a list or tensor of integers, or a slice)."""
+        pick = list(range(len(self)))[index] if isinstance(index, slice) else [int(i) for i in index]
+        seeds = None if self.seeds is None else tuple(self.seeds[i] for i in pick)
+        return Code({k: v[pick] for k, v in self.tensors.items()}, self.geometry, seeds)
+
+
+def noise(seeds, shape, stream: str = "prior", dtype=torch.float32) -> Tensor:
+    """Standard normal noise (len(seeds), *shape), one CPU generator per sample.
+
+    A sample depends on its seed and stream alone: neither on the batch nor on the device. Drawn in float32.
+    """
+    base = STREAMS[stream] * 2**40
+    draws = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(base + int(s))) for s in seeds]
+    return torch.stack(draws).to(dtype) if draws else torch.zeros(0, *shape, dtype=dtype)
