@@ -6,6 +6,7 @@ Exit status: 0 done, 2 bad input (one clear line on stderr), anything else a def
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -26,8 +27,16 @@ def show(rows: list[dict], as_json: bool) -> None:
     text = {True: "yes", False: "no", None: "-"}
     table = [list(rows[0])]
     for r in rows:
-        table.append([text.get(v, str(v)) if isinstance(v, bool | None) else f"{v:,}" if isinstance(v, int) else str(v)
-                      for v in r.values()])
+        table.append(
+            [
+                text.get(v, str(v))
+                if isinstance(v, bool | None)
+                else f"{v:,}"
+                if isinstance(v, int)
+                else str(v)
+                for v in r.values()
+            ]
+        )
     width = [min(60, max(len(r[i]) for r in table)) for i in range(len(table[0]))]
     for r in table:
         click.echo("  ".join(c[:60].ljust(w) for c, w in zip(r, width, strict=True)).rstrip())
@@ -44,15 +53,21 @@ def cli():
     difftools invert photo.png         invert your own image: three numbers, a latent, a picture
     difftools run inversion            run a chapter with other parameters
     """
+    licences = logging.getLogger("difftools.data")  # each set names its licence once
+    if not licences.handlers:
+        licences.addHandler(logging.StreamHandler())
+        licences.setLevel(logging.INFO)
 
 
 @cli.command()
 @JSON
 def zoo(as_json):
-    """List the models: system, world, parameters, degrees of freedom per pixel value, weights, quality floor.
+    """List the models: system, world, parameters, degrees of freedom per pixel value, weights,
+    quality floor.
 
-    World S is solvable (exact score), E is embedded (weights in this repository). Any unconditional diffusers
-    pipeline works too, by hub name (google/ddpm-cifar10-32) or local folder, wherever a model is asked for.
+    World S is solvable (exact score), E is embedded (weights in this repository). Any unconditional
+    diffusers pipeline works too, by hub name (google/ddpm-cifar10-32) or local folder, wherever a
+    model is asked for.
     """
     from . import zoo as z
 
@@ -63,8 +78,8 @@ def zoo(as_json):
 def data():
     """Image sets: list, fetch from their official source, import a local archive, verify hashes.
 
-    Sets are checked by the hash of their decoded content, so any copy is as good as the official one.
-    DIFFTOOLS_OFFLINE=1 forbids every download.
+    Sets are checked by the hash of their decoded content, so any copy is as good as the official
+    one. DIFFTOOLS_OFFLINE=1 forbids every download.
     """
 
 
@@ -89,7 +104,9 @@ def data_fetch(name):
 @data.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 def data_import(path):
-    """Import an archive or folder that you already have; its content decides which sets it holds."""
+    """Import an archive or folder that you already have; its content decides which sets it
+    holds.
+    """
     from . import data as d
 
     click.echo("imported: " + ", ".join(d.import_archive(path)))
@@ -107,9 +124,18 @@ def data_verify(name, as_json):
 
 @cli.command()
 @click.argument("name", type=click.Choice(["ddpm", "ddpm-eps"]))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("trained"), show_default=True,
-              help="Folder for weights, card and sample sheet. The book reads data/weights.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder whose run is resumed [default: OUT/run-NAME].")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("trained"),
+    show_default=True,
+    help="Folder for weights, card and sample sheet. The book reads data/weights.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Folder whose run is resumed [default: OUT/run-NAME].",
+)
 @click.option("--images", type=click.IntRange(32), help="Images to show [default: the recipe's].")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
@@ -120,8 +146,8 @@ def train(name, out, checkpoint, images, device, threads):
     ddpm       the residual of a Gaussian denoiser (ddpm-vehicles32)
     ddpm-eps   the same network and images, plain epsilon-prediction: the control
 
-    Needs CIFAR-10 (`difftools data fetch cifar10-train`, or `difftools data import ARCHIVE`). An interrupted run
-    goes on where it stopped.
+    Needs CIFAR-10 (`difftools data fetch cifar10-train`, or `difftools data import ARCHIVE`). An
+    interrupted run goes on where it stopped.
     """
     import torch
 
@@ -134,15 +160,35 @@ def train(name, out, checkpoint, images, device, threads):
 
 @cli.command()
 @click.argument("chapter")
-@click.option("--profile", type=click.Choice(["smoke", "reference", "full"]), default="reference", show_default=True)
-@click.option("--world", type=click.Choice(WORLDS), help="Embedded models, or the official checkpoints that you downloaded [default: embedded].")
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Set a notebook parameter.")
-@click.option("--out", type=click.Path(path_type=Path), help="Executed copy [default: ./CHAPTER-PROFILE.ipynb].")
+@click.option(
+    "--profile",
+    type=click.Choice(["smoke", "reference", "full"]),
+    default="reference",
+    show_default=True,
+)
+@click.option(
+    "--world",
+    type=click.Choice(WORLDS),
+    help="Embedded models, or the official checkpoints that you downloaded [default: embedded].",
+)
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set a notebook parameter.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Executed copy [default: ./CHAPTER-PROFILE.ipynb].",
+)
 def run(chapter, profile, world, parameters, out):
     """Run a chapter into a copy; the committed chapter stays as it is.
 
-    Checks compare only at the recorded parameters; with others the chapter reports. An unknown parameter is an
-    error. Example: difftools run inversion --profile smoke -p seed=3
+    Checks compare only at the recorded parameters; with others the chapter reports. An unknown
+    parameter is an error. Example: difftools run inversion --profile smoke -p seed=3
     """
     from . import book
 
@@ -176,7 +222,9 @@ def claims(as_json):
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--repeats", type=click.IntRange(3), default=7, show_default=True)
 def bench(steps, batch, repeats):
-    """Speed of inversion, side by side in one run: ours, diffusers', and the bare network as the limit."""
+    """Speed of inversion, side by side in one run: ours, diffusers', and the bare network as the
+    limit.
+    """
     import runpy
 
     script = Path(__file__).resolve().parents[1] / "benchmarks" / "inversion_speed.py"
@@ -185,19 +233,31 @@ def bench(steps, batch, repeats):
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--model", default="ddpm-vehicles32", show_default=True, help="Name from `difftools zoo`, hub name or folder.")
+@click.option(
+    "--model",
+    default="ddpm-vehicles32",
+    show_default=True,
+    help="Name from `difftools zoo`, hub name or folder.",
+)
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--stepper", default="pec", show_default=True)
-@click.option("--refine", type=click.IntRange(0), default=0, show_default=True, help="Passes of iterative refinement.")
+@click.option(
+    "--refine",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Passes of iterative refinement.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the start noise.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("inverted"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def invert(path, model, steps, stepper, refine, seed, out, as_json):
     """Invert an image file or a folder of images: image → latent → image.
 
-    Prints three numbers for each image: the round trip's PSNR (and SSIM), and latent statistics beside their white
-    noise range; a PSNR alone says little (chapter 1). Writes OUT/latents.safetensors, OUT/reconstruction/*.png,
-    OUT/report.json and OUT/sheet.png (image, latent, reconstruction).
+    Prints three numbers for each image: the round trip's PSNR (and SSIM), and latent statistics
+    beside their white noise range; a PSNR alone says little (chapter 1). Writes
+    OUT/latents.safetensors, OUT/reconstruction/*.png, OUT/report.json and OUT/sheet.png (image,
+    latent, reconstruction).
     """
     from .invert import invert_files
 

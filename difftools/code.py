@@ -16,9 +16,10 @@ STREAMS = {"prior": 0, "start": 1, "forward": 2, "ancestral": 3, "data": 4}
 class Code:
     """Named latent tensors of one batch, each with its geometry.
 
-    tensors: name -> (B, ...); geometry: name -> "sphere" (direction matters, norm near sqrt(d)) or "flat".
-    seeds: per-image seeds (B,) of whatever noise the encoder added and the decoder takes off again, or None.
-    Raises ValueError on an unknown geometry or unequal batch sizes. Built in: inversion.
+    tensors: name -> (B, ...); geometry: name -> "sphere" (direction matters, norm near sqrt(d)) or
+    "flat". seeds: per-image seeds (B,) of whatever noise the encoder added and the decoder takes
+    off again, or None. Raises ValueError on an unknown geometry or unequal batch sizes. Built in:
+    inversion.
     """
 
     tensors: dict[str, Tensor]
@@ -27,10 +28,14 @@ class Code:
 
     def __post_init__(self):
         if set(self.tensors) != set(self.geometry):
-            raise ValueError(f"tensors {sorted(self.tensors)} and geometry {sorted(self.geometry)} must name the same")
+            raise ValueError(
+                f"tensors {sorted(self.tensors)} and geometry {sorted(self.geometry)} must agree"
+            )
         if bad := set(self.geometry.values()) - set(GEOMETRIES):
             raise ValueError(f"geometry must be one of {GEOMETRIES}, got {sorted(bad)}")
-        sizes = {len(t) for t in self.tensors.values()} | ({len(self.seeds)} if self.seeds is not None else set())
+        sizes = {len(t) for t in self.tensors.values()} | (
+            {len(self.seeds)} if self.seeds is not None else set()
+        )
         if len(sizes) != 1:
             raise ValueError(f"all parts of a code need one batch size, got {sorted(sizes)}")
 
@@ -45,17 +50,26 @@ class Code:
         return self.tensors[name].flatten(1)
 
     def map(self, f: Callable[[Tensor, str], Tensor]) -> Code:
-        """f(tensor, geometry) on every part; the result belongs to no image any more (seeds None)."""
+        """f(tensor, geometry) on every part; the result belongs to no image any more (seeds
+        None).
+        """
         return Code({k: f(v, self.geometry[k]) for k, v in self.tensors.items()}, self.geometry)
 
     def drop(self, name: str) -> Code:
-        """Without one part: for two-state inverters, giving up the second state is an explicit act."""
-        return replace(self, tensors={k: v for k, v in self.tensors.items() if k != name},
-                       geometry={k: v for k, v in self.geometry.items() if k != name})
+        """Without one part: for two-state inverters, giving up the second state is an explicit
+        act.
+        """
+        return replace(
+            self,
+            tensors={k: v for k, v in self.tensors.items() if k != name},
+            geometry={k: v for k, v in self.geometry.items() if k != name},
+        )
 
     def select(self, index) -> Code:
         """The sub-batch at `index` (a list or tensor of integers, or a slice)."""
-        pick = list(range(len(self)))[index] if isinstance(index, slice) else [int(i) for i in index]
+        pick = (
+            list(range(len(self)))[index] if isinstance(index, slice) else [int(i) for i in index]
+        )
         seeds = None if self.seeds is None else tuple(self.seeds[i] for i in pick)
         return Code({k: v[pick] for k, v in self.tensors.items()}, self.geometry, seeds)
 
@@ -63,8 +77,12 @@ class Code:
 def noise(seeds, shape, stream: str = "prior", dtype=torch.float32) -> Tensor:
     """Standard normal noise (len(seeds), *shape), one CPU generator per sample.
 
-    A sample depends on its seed and stream alone: neither on the batch nor on the device. Drawn in float32.
+    A sample depends on its seed and stream alone: neither on the batch nor on the device. Drawn in
+    float32.
     """
     base = STREAMS[stream] * 2**40
-    draws = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(base + int(s))) for s in seeds]
+    draws = [
+        torch.randn(tuple(shape), generator=torch.Generator().manual_seed(base + int(s)))
+        for s in seeds
+    ]
     return torch.stack(draws).to(dtype) if draws else torch.zeros(0, *shape, dtype=dtype)

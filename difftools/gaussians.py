@@ -1,4 +1,6 @@
-"""Gaussians in any dimension: fits, distances, and the exact denoiser that makes a world solvable."""
+"""Gaussians in any dimension: fits, distances, and the exact denoiser that makes a world
+solvable.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from torch import Tensor
 
 @dataclass
 class Gaussian:
-    """Law N(mean, U diag(lam) Uᵀ + rest (I − U Uᵀ)) on R^d, in one form for every covariance used here.
+    """Law N(mean, U diag(lam) Uᵀ + rest (I − U Uᵀ)) on R^d, in one form for every covariance used
+    here.
 
-    Scalar covariance: ``lam`` empty. Low rank: ``U`` is (d, k). Diagonal: ``U`` is None, ``lam`` has d entries.
+    Scalar covariance: ``lam`` empty. Low rank: ``U`` is (d, k). Diagonal: ``U`` is None, ``lam``
+    has d entries.
 
-    Shapes: ``mean`` (d,), ``lam`` (k,), ``U`` (d, k) with orthonormal columns or None, ``rest`` float >= 0.
-    Source: the standard eigen-form; used as a denoiser by Wang & Vastola (2024). Built in: inversion.
+    Shapes: ``mean`` (d,), ``lam`` (k,), ``U`` (d, k) with orthonormal columns or None, ``rest``
+    float >= 0. Source: the standard eigen-form; used as a denoiser by Wang & Vastola (2024). Built
+    in: inversion.
     """
 
     mean: Tensor
@@ -46,12 +51,12 @@ class Gaussian:
         """
         if self.U is None:
             return x * f(self.lam)
-        if self.lam.numel() == self.d:                              # nothing is left for `rest`
+        if self.lam.numel() == self.d:  # nothing is left for `rest`
             return ((x @ self.U) * f(self.lam)) @ self.U.T
         g_rest = f(torch.as_tensor(self.rest, dtype=x.dtype, device=x.device))
         if self.lam.numel() == 0:
             return x * g_rest
-        c = x @ self.U                                              # (B, k)
+        c = x @ self.U  # (B, k)
         return x * g_rest + (c * (f(self.lam) - g_rest)) @ self.U.T
 
     def denoise(self, x: Tensor, s: Tensor | float) -> Tensor:
@@ -68,7 +73,7 @@ class Gaussian:
     def log_prob(self, x: Tensor, s: Tensor | float = 0.0) -> Tensor:
         """log density of N(mean, C + s² I) at x (B, d), shape (B,), in nats; s float or (B, 1)."""
         s2 = torch.as_tensor(s, dtype=x.dtype, device=x.device) ** 2
-        var = self.spectrum + s2                                    # (d,) or (B, d)
+        var = self.spectrum + s2  # (d,) or (B, d)
         white = self.apply(lambda v: (v + s2) ** -0.5, x - self.mean)
         return -0.5 * ((white**2).sum(1) + torch.log(2 * math.pi * var).sum(-1))
 
@@ -79,15 +84,18 @@ class Gaussian:
     def whiten(self, x: Tensor) -> Tensor:
         """C^(-1/2) (x − mean); inverse of `sample`. Needs a positive spectrum."""
         if float(self.spectrum.min()) <= 0:
-            raise ValueError("whiten needs a positive definite covariance; this spectrum has a zero")
+            raise ValueError(
+                "whiten needs a positive definite covariance; this spectrum has a zero"
+            )
         return self.apply(lambda v: v**-0.5, x - self.mean)
 
     def flow(self, x: Tensor, a, b) -> Tensor:
-        """Exact probability-flow ODE from node a to node b of a grid, for data with this law; x (B, d).
+        """Exact probability-flow ODE from node a to node b of a grid, for data with this law; x (B,
+        d).
 
         Each eigendirection is scaled by the ratio of its standard deviations at the two nodes.
         """
-        gain = lambda v: ((b.alpha**2 * v + b.sigma**2) / (a.alpha**2 * v + a.sigma**2)) ** 0.5  # noqa: E731
+        gain = lambda v: ((b.alpha**2 * v + b.sigma**2) / (a.alpha**2 * v + a.sigma**2)) ** 0.5
         return b.alpha * self.mean + self.apply(gain, x - a.alpha * self.mean)
 
 
@@ -104,11 +112,19 @@ class Mixture:
 
     def to(self, *args, **kwargs) -> Mixture:
         """Move to a dtype or device."""
-        return Mixture(self.weights.to(*args, **kwargs), [g.to(*args, **kwargs) for g in self.parts])
+        return Mixture(
+            self.weights.to(*args, **kwargs), [g.to(*args, **kwargs) for g in self.parts]
+        )
 
     def joint(self, x: Tensor, s: Tensor | float = 0.0) -> Tensor:
         """log(weight_k · density_k) of x (B, d) after noise s, (B, K)."""
-        return torch.stack([torch.log(w) + g.log_prob(x, s) for w, g in zip(self.weights, self.parts, strict=True)], 1)
+        return torch.stack(
+            [
+                torch.log(w) + g.log_prob(x, s)
+                for w, g in zip(self.weights, self.parts, strict=True)
+            ],
+            1,
+        )
 
     def log_prob(self, x: Tensor, s: Tensor | float = 0.0) -> Tensor:
         """log density at x (B, d) of the mixture blurred by noise s, (B,)."""
@@ -116,13 +132,15 @@ class Mixture:
 
     def denoise(self, x: Tensor, s: Tensor | float) -> Tensor:
         """E[x0 | x0 + s n = x]: each component's denoiser, weighted by its responsibility."""
-        r = torch.softmax(self.joint(x, s), 1)                      # (B, K)
+        r = torch.softmax(self.joint(x, s), 1)  # (B, K)
         return sum(r[:, k : k + 1] * g.denoise(x, s) for k, g in enumerate(self.parts))
 
     def sample(self, noise: Tensor, gen: torch.Generator) -> Tensor:
         """One draw for each row of noise (B, d); `gen` picks the components."""
         k = torch.multinomial(self.weights, len(noise), True, generator=gen)
-        return torch.stack([self.parts[int(i)].sample(n[None])[0] for i, n in zip(k, noise, strict=True)])
+        return torch.stack(
+            [self.parts[int(i)].sample(n[None])[0] for i, n in zip(k, noise, strict=True)]
+        )
 
 
 def fit(x: Tensor, kind: str | int = "full", floor: float = 1e-6) -> Gaussian:
@@ -136,14 +154,18 @@ def fit(x: Tensor, kind: str | int = "full", floor: float = 1e-6) -> Gaussian:
     mean = x.mean(0)
     c = x - mean
     if kind == "scalar":
-        return Gaussian(mean, x.new_zeros(0), x.new_zeros(d, 0), float((c**2).mean().clamp_min(floor)))
+        return Gaussian(
+            mean, x.new_zeros(0), x.new_zeros(d, 0), float((c**2).mean().clamp_min(floor))
+        )
     if kind == "diagonal":
         return Gaussian(mean, (c**2).mean(0).clamp_min(floor), None)
     k = d if kind == "full" else int(kind)
     if not 0 < k <= d:
-        raise ValueError(f"kind must be 'scalar', 'diagonal', 'full' or a rank in 1..{d}, got {kind!r}")
+        raise ValueError(
+            f"kind must be 'scalar', 'diagonal', 'full' or a rank in 1..{d}, got {kind!r}"
+        )
     total = float((c**2).sum()) / n
-    if k < min(n, d) // 4 and d > 512:                              # a few eigenpairs of a large matrix
+    if k < min(n, d) // 4 and d > 512:  # a few eigenpairs of a large matrix
         from scipy.sparse.linalg import eigsh
 
         lam, U = eigsh((c.T @ c / n).numpy(), k=k, v0=torch.ones(d, dtype=x.dtype).numpy())
@@ -156,14 +178,18 @@ def fit(x: Tensor, kind: str | int = "full", floor: float = 1e-6) -> Gaussian:
 
 
 def kl(q: Gaussian, p: Gaussian) -> float:
-    """KL(q ‖ p) in nats between Gaussians on the same R^d, closed form; p needs a positive spectrum."""
+    """KL(q ‖ p) in nats between Gaussians on the same R^d, closed form; p needs a positive
+    spectrum.
+    """
     if float(p.spectrum.min()) <= 0:
         return math.inf
-    white = lambda x: p.apply(lambda v: v**-0.5, x)                  # noqa: E731
-    root = white(_root(q))                                           # C_p^(-1/2) C_q^(1/2), rows transposed
+    white = lambda x: p.apply(lambda v: v**-0.5, x)  # noqa: E731
+    root = white(_root(q))  # C_p^(-1/2) C_q^(1/2), rows transposed
     trace = float((root**2).sum())
     maha = float((white((q.mean - p.mean)[None]) ** 2).sum())
-    return 0.5 * (trace + maha - q.d + float(torch.log(p.spectrum).sum() - torch.log(q.spectrum).sum()))
+    return 0.5 * (
+        trace + maha - q.d + float(torch.log(p.spectrum).sum() - torch.log(q.spectrum).sum())
+    )
 
 
 def w2(q: Gaussian, p: Gaussian) -> float:

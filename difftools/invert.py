@@ -17,15 +17,28 @@ from . import images as im
 from . import metrics, normality, zoo
 from .diffusion.inversion import round_trip
 
-SHOWN = ("norm", "kurtosis", "lag1")           # latent statistics in the table, each with its white-noise range
+SHOWN = (
+    "norm",
+    "kurtosis",
+    "lag1",
+)  # latent statistics in the table, each with its white-noise range
 
 
-def invert_files(path: Path, out: Path, model: str, steps: int = 20, stepper: str = "pec", refine: int = 0,
-                 seed: int = 0, batch: int = 16) -> list[dict]:
-    """Invert an image file or folder; returns one row an image and writes latents, images, report and sheet.
+def invert_files(
+    path: Path,
+    out: Path,
+    model: str,
+    steps: int = 20,
+    stepper: str = "pec",
+    refine: int = 0,
+    seed: int = 0,
+    batch: int = 16,
+) -> list[dict]:
+    """Invert an image file or folder; returns one row an image and writes latents, images, report
+    and sheet.
 
-    Raises before any work on a bad model, path or setting; `out` must be new or empty, and stays untouched if
-    anything fails.
+    Raises before any work on a bad model, path or setting; `out` must be new or empty, and stays
+    untouched if anything fails.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: choose another with --out")
@@ -39,13 +52,31 @@ def invert_files(path: Path, out: Path, model: str, steps: int = 20, stepper: st
         z.append(r["code"]["noise"]), back.append(r["images"])
         s = normality.statistics(r["code"]["noise"])
         quality = metrics.ssim(part, r["images"]).tolist()
-        rows += [{"image": n, "psnr_db": round(float(p), 2), "ssim": round(q, 4), **{k: round(float(s[k][j]), 3) for k in SHOWN},
-                  "evaluations": r["up"] + r["down"]}
-                 for j, (n, p, q) in enumerate(zip(names[i : i + batch], r["psnr"], quality, strict=True))]
+        rows += [
+            {
+                "image": n,
+                "psnr_db": round(float(p), 2),
+                "ssim": round(q, 4),
+                **{k: round(float(s[k][j]), 3) for k in SHOWN},
+                "evaluations": r["up"] + r["down"],
+            }
+            for j, (n, p, q) in enumerate(
+                zip(names[i : i + batch], r["psnr"], quality, strict=True)
+            )
+        ]
     z, back = torch.cat(z), torch.cat(back)
     null = normality.null(tuple(z.shape[1:]))
-    report = {"model": model, "steps": steps, "stepper": stepper, "refine": refine, "seed": seed, "images": rows,
-              "white_noise_95": {k: [round(float(q), 4) for q in np.quantile(null[k], [0.025, 0.975])] for k in SHOWN}}
+    report = {
+        "model": model,
+        "steps": steps,
+        "stepper": stepper,
+        "refine": refine,
+        "seed": seed,
+        "images": rows,
+        "white_noise_95": {
+            k: [round(float(q), 4) for q in np.quantile(null[k], [0.025, 0.975])] for k in SHOWN
+        },
+    }
     _write(out, names, x, z, back, report, seed)
     return rows
 

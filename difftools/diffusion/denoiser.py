@@ -16,13 +16,14 @@ PREDICTIONS = ("eps", "x0", "v")
 
 @dataclass
 class Denoiser:
-    """Network + schedule + what the network predicts; the only place that knows about eps, x0 and v.
+    """Network + schedule + what the network predicts; the only place that knows about eps, x0 and
+    v.
 
-    net: (x (B, *shape) variance preserving, t (B,), lam (B,)) -> prediction (B, *shape). The network runs in
-    its own dtype; the state keeps its dtype (float32 or float64) and is never rounded below float32.
-    predicts: "eps", "x0" or "v" (v = alpha eps − sigma x0, Salimans & Ho 2022).
-    calls: number of batched network evaluations so far, counted and never assumed.
-    Built in: inversion.
+    net: (x (B, *shape) variance preserving, t (B,), lam (B,)) -> prediction (B, *shape). The
+    network runs in its own dtype; the state keeps its dtype (float32 or float64) and is never
+    rounded below float32. predicts: "eps", "x0" or "v" (v = alpha eps − sigma x0, Salimans & Ho
+    2022). calls: number of batched network evaluations so far, counted and never assumed. Built in:
+    inversion.
     """
 
     net: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,13 +56,15 @@ class Denoiser:
         return eps - x0
 
 
-def exact(law: Gaussian | Mixture, shape: tuple[int, ...], schedule: Schedule | None = None) -> Denoiser:
+def exact(
+    law: Gaussian | Mixture, shape: tuple[int, ...], schedule: Schedule | None = None
+) -> Denoiser:
     """The denoiser of a law whose score is known: world S. Computes in float64."""
     law = law.to(torch.float64)
 
     def net(x, t, lam):
-        s = torch.exp(-lam)[:, None]                                # sigma / alpha
-        x_ve = x.flatten(1) * (1 + s * s).sqrt()                    # x / alpha
+        s = torch.exp(-lam)[:, None]  # sigma / alpha
+        x_ve = x.flatten(1) * (1 + s * s).sqrt()  # x / alpha
         return law.denoise(x_ve, s).reshape(x.shape)
 
     return Denoiser(net, schedule or linear(), shape, "x0", torch.float64)
@@ -69,11 +72,17 @@ def exact(law: Gaussian | Mixture, shape: tuple[int, ...], schedule: Schedule | 
 
 def zero(shape: tuple[int, ...], schedule: Schedule | None = None) -> Denoiser:
     """The network that predicts no noise, eps = 0: a null for every claim about inversion."""
-    return Denoiser(lambda x, t, lam: torch.zeros_like(x), schedule or linear(), shape, "eps", torch.float64)
+    return Denoiser(
+        lambda x, t, lam: torch.zeros_like(x), schedule or linear(), shape, "eps", torch.float64
+    )
 
 
-def from_unet(unet: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], predicts: str = "eps") -> Denoiser:
-    """A diffusers U-Net (called as unet(x, t).sample) as a denoiser; channels last, evaluation mode."""
+def from_unet(
+    unet: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], predicts: str = "eps"
+) -> Denoiser:
+    """A diffusers U-Net (called as unet(x, t).sample) as a denoiser; channels last, evaluation
+    mode.
+    """
     unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def net(x, t, lam):

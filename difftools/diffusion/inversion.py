@@ -15,7 +15,8 @@ from .schedule import Node, node
 
 
 def converged(model: PixelDiffusion, images: Tensor, steps: int = 160, seeds=None) -> Tensor:
-    """Latent (B, C, H, W) of the probability-flow ODE itself: PEC on a fine uniform log-SNR grid, float64 state.
+    """Latent (B, C, H, W) of the probability-flow ODE itself: PEC on a fine uniform log-SNR grid,
+    float64 state.
 
     The reference for `latent_error`; its own step error is measured by doubling `steps`.
     """
@@ -24,16 +25,20 @@ def converged(model: PixelDiffusion, images: Tensor, steps: int = 160, seeds=Non
 
 
 def latent_error(z: Tensor, reference: Tensor) -> np.ndarray:
-    """Root-mean-square difference of each latent from its reference, (B,); 1 is the size of the noise itself."""
+    """Root-mean-square difference of each latent from its reference, (B,); 1 is the size of the
+    noise itself.
+    """
     return ((z.double() - reference.double()) ** 2).flatten(1).mean(1).sqrt().numpy()
 
 
-def round_trip(model: PixelDiffusion, images: Tensor, reference: Tensor | None = None, seeds=None) -> dict:
+def round_trip(
+    model: PixelDiffusion, images: Tensor, reference: Tensor | None = None, seeds=None
+) -> dict:
     """Invert and reconstruct; returns the three numbers and what they cost.
 
-    psnr (B,) in dB; latent_error (B,) against `reference` (from `converged`) or None; code and images;
-    evaluations up and down, counted. Gaussianity: pass `code["noise"]` to `normality.statistics`.
-    Built in: inversion.
+    psnr (B,) in dB; latent_error (B,) against `reference` (from `converged`) or None; code and
+    images; evaluations up and down, counted. Gaussianity: pass `code["noise"]` to
+    `normality.statistics`. Built in: inversion.
     """
     before = model.denoiser.calls
     code = model.encode(images, seeds)
@@ -42,25 +47,32 @@ def round_trip(model: PixelDiffusion, images: Tensor, reference: Tensor | None =
     return {
         "psnr": psnr(images, back).numpy(),
         "latent_error": None if reference is None else latent_error(code["noise"], reference),
-        "up": up, "down": model.denoiser.calls - before - up,
-        "code": code, "images": back,
+        "up": up,
+        "down": model.denoiser.calls - before - up,
+        "code": code,
+        "images": back,
     }
 
 
 def denoising_error(denoiser: Denoiser, images: Tensor, at: Node, seeds=None) -> Tensor:
-    """Mean squared error of x0 hat per pixel value at one noise level, (B,); images (B, C, H, W) in [-1, 1]."""
+    """Mean squared error of x0 hat per pixel value at one noise level, (B,); images (B, C, H, W) in
+    [-1, 1].
+    """
     x0 = images.double()
     seeds = range(len(x0)) if seeds is None else seeds
     x = at.alpha * x0 + at.sigma * noise(seeds, x0.shape[1:], "forward", torch.float64)
     return ((denoiser.x0_eps(x, at)[0] - x0) ** 2).flatten(1).mean(1)
 
 
-def error_ratio(denoiser: Denoiser, linear: Gaussian, images: Tensor, lam, seeds=None) -> np.ndarray:
-    """Error of a network ÷ error of the linear-MMSE denoiser at each log-SNR, same images, same noise; (L, B, 2).
+def error_ratio(
+    denoiser: Denoiser, linear: Gaussian, images: Tensor, lam, seeds=None
+) -> np.ndarray:
+    """Error of a network ÷ error of the linear-MMSE denoiser at each log-SNR, same images, same
+    noise; (L, B, 2).
 
-    The last axis holds (network, linear) squared errors per image, so that a caller can bootstrap the ratio of
-    their means. Above 1 the network is worse than the best linear denoiser, and the latents it yields say more
-    about the network than about the images. Built in: inversion.
+    The last axis holds (network, linear) squared errors per image, so that a caller can bootstrap
+    the ratio of their means. Above 1 the network is worse than the best linear denoiser, and the
+    latents it yields say more about the network than about the images. Built in: inversion.
     """
     from .denoiser import exact
 
@@ -68,15 +80,21 @@ def error_ratio(denoiser: Denoiser, linear: Gaussian, images: Tensor, lam, seeds
     out = []
     for v in np.atleast_1d(lam):
         at = node(denoiser.schedule, float(v))
-        out.append(torch.stack([denoising_error(d, images, at, seeds) for d in (denoiser, best)], 1))
+        out.append(
+            torch.stack([denoising_error(d, images, at, seeds) for d in (denoiser, best)], 1)
+        )
     return torch.stack(out).numpy()
 
 
-def ratio_interval(errors: np.ndarray, draws: int = 499, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ratio, low, high) of mean network error ÷ mean linear error, each (L,), 95 % bootstrap over images."""
+def ratio_interval(
+    errors: np.ndarray, draws: int = 499, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(ratio, low, high) of mean network error ÷ mean linear error, each (L,), 95 % bootstrap over
+    images.
+    """
     rng = np.random.default_rng(seed)
     i = rng.integers(errors.shape[1], size=(draws, errors.shape[1]))
-    boot = errors[:, i].mean(2)                                     # (L, draws, 2)
+    boot = errors[:, i].mean(2)  # (L, draws, 2)
     boot = boot[..., 0] / boot[..., 1]
     mean = errors.mean(1)
     lo, hi = np.quantile(boot, [0.025, 0.975], axis=1)

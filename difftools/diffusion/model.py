@@ -1,4 +1,6 @@
-"""A pixel-space diffusion model as a latent model: encode = walk up the grid, decode = walk it down."""
+"""A pixel-space diffusion model as a latent model: encode = walk up the grid, decode = walk it
+down.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,11 @@ from .steppers import REVERSE, STEPPERS, integrate
 class PixelDiffusion:
     """DDPM and every other model whose latent has the shape of the image.
 
-    denoiser: network on a schedule. steps, spacing: the grid. stepper: a name in `steppers.STEPPERS`.
-    refine: passes of x ← x + (x₀ − rec(inv(x))) after inversion, each as long as a round trip.
-    seeded: start from alpha_0 x + sigma_0 n(seed) and take n off again at the end, so that latents are not
-    those of a noiseless image that the network never saw. dtype: of the state, float32 or float64.
-    Source: research on inversion in this book. Built in: inversion.
+    denoiser: network on a schedule. steps, spacing: the grid. stepper: a name in
+    `steppers.STEPPERS`. refine: passes of x ← x + (x₀ − rec(inv(x))) after inversion, each as long
+    as a round trip. seeded: start from alpha_0 x + sigma_0 n(seed) and take n off again at the end,
+    so that latents are not those of a noiseless image that the network never saw. dtype: of the
+    state, float32 or float64. Source: research on inversion in this book. Built in: inversion.
     """
 
     denoiser: Denoiser
@@ -34,15 +36,17 @@ class PixelDiffusion:
     refine: int = 0
     seeded: bool = True
     dtype: torch.dtype = torch.float64
-    start: float | None = None                                      # log-SNR of the grid's first node
+    start: float | None = None  # log-SNR of the grid's first node
 
-    dof_per_value = 1.0                                             # latent coordinates per pixel value
+    dof_per_value = 1.0  # latent coordinates per pixel value
 
     def __post_init__(self):
         if self.stepper not in STEPPERS:
             raise ValueError(f"unknown stepper {self.stepper!r}; known: {', '.join(STEPPERS)}")
         if self.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"the state must be float32 or float64, got {self.dtype}: rounding would dominate")
+            raise ValueError(
+                f"the state must be float32 or float64, got {self.dtype}: rounding would dominate"
+            )
 
     def with_(self, **changes) -> PixelDiffusion:
         """A copy with other settings: `model.with_(steps=50, stepper="ddim")`."""
@@ -62,7 +66,9 @@ class PixelDiffusion:
             yield at.unchart(state[0] if isinstance(state, tuple) else state)
 
     def up(self, x: Tensor) -> tuple[Tensor, ...]:
-        """State(s) on the last node from the state x on the first: inversion without checks and start noise."""
+        """State(s) on the last node from the state x on the first: inversion without checks and
+        start noise.
+        """
         nodes = self.nodes
         y = integrate(STEPPERS[self.stepper], self.denoiser.field, nodes[0].chart(x), nodes)
         return tuple(nodes[-1].unchart(v) for v in (y if isinstance(y, tuple) else (y,)))
@@ -78,8 +84,8 @@ class PixelDiffusion:
     def encode(self, images: Tensor, seeds=None) -> Code:
         """Invert images (B, C, H, W) in [-1, 1]; seeds (B,) of the start noise, by default 0, 1, …
 
-        Returns Code with `noise` (a sphere, variance-preserving state at the last node) and, for two-state
-        steppers, `auxiliary`. Raises ValueError on images that `images.validate` refuses.
+        Returns Code with `noise` (a sphere, variance-preserving state at the last node) and, for
+        two-state steppers, `auxiliary`. Raises ValueError on images that `images.validate` refuses.
         """
         validate(images, size=self.denoiser.shape[-1])
         seeds = tuple(range(len(images))) if seeds is None else tuple(int(s) for s in seeds)
@@ -95,14 +101,18 @@ class PixelDiffusion:
         return Code(parts, geometry, seeds)
 
     def _refined(self, target: Tensor, z: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """x ← x + (target − rec(inv(x))), image by image: keep the best, stop when it no longer shrinks."""
+        """x ← x + (target − rec(inv(x))), image by image: keep the best, stop when it no longer
+        shrinks.
+        """
         x, best, z_best = target, None, z
         active = torch.ones(len(target), dtype=torch.bool)
         for k in range(self.refine + 1):
             residual = target - self.down(*z)
             r = residual.flatten(1).norm(dim=1)
             r = torch.where(r.isfinite(), r, torch.inf)
-            active = active & (r < best) if k else active           # an image that got worse stays where it was best
+            active = (
+                active & (r < best) if k else active
+            )  # an image that got worse stays where it was best
             pick = active.view(-1, *[1] * (target.ndim - 1))
             best = torch.where(active, r, best) if k else r
             z_best = tuple(torch.where(pick, new, old) for new, old in zip(z, z_best, strict=True))
@@ -115,8 +125,8 @@ class PixelDiffusion:
     def decode(self, code: Code) -> Tensor:
         """Images (B, C, H, W), near [-1, 1] and not clipped, in the state's dtype.
 
-        A code that still has its seeds is reconstructed (its start noise is taken off); any other code is a
-        sample, and ends with one more evaluation, the denoised image at the last node.
+        A code that still has its seeds is reconstructed (its start noise is taken off); any other
+        code is a sample, and ends with one more evaluation, the denoised image at the last node.
         """
         z = [code[k].to(self.dtype) for k in ("noise", "auxiliary") if k in code.tensors]
         x, first = self.down(*z), self.nodes[0]
@@ -132,14 +142,21 @@ class PixelDiffusion:
         return Code({"noise": z}, {"noise": "sphere"})
 
     def forward_noise(self, images: Tensor, seeds=None, at: Node | None = None) -> Tensor:
-        """Noise images to a node (default: the last), x = alpha x0 + sigma n: the stochastic forward process."""
+        """Noise images to a node (default: the last), x = alpha x0 + sigma n: the stochastic
+        forward process.
+        """
         at = self.nodes[-1] if at is None else at
         seeds = range(len(images)) if seeds is None else seeds
-        return at.alpha * images.to(self.dtype) + at.sigma * noise(seeds, self.denoiser.shape, "forward", self.dtype)
+        return at.alpha * images.to(self.dtype) + at.sigma * noise(
+            seeds, self.denoiser.shape, "forward", self.dtype
+        )
 
 
-def ancestral(denoiser: Denoiser, x: Tensor, nodes, eta: float = 1.0, seeds=None) -> Iterator[Tensor]:
-    """Stochastic DDIM from the first node down to the last; yields x (B, C, H, W) on each node after the first.
+def ancestral(
+    denoiser: Denoiser, x: Tensor, nodes, eta: float = 1.0, seeds=None
+) -> Iterator[Tensor]:
+    """Stochastic DDIM from the first node down to the last; yields x (B, C, H, W) on each node
+    after the first.
 
     eta in [0, 1]: 0 is DDIM, 1 is DDPM with the posterior variance. One noise generator per sample.
     Source: Song et al. 2021, eq. 12 and 16. Built in: inversion.

@@ -13,12 +13,19 @@ def _at(denoiser: Denoiser, t: int) -> Node:
     return node(denoiser.schedule, float(denoiser.schedule.lam_of(t)))
 
 
-def ddim_pair(denoiser: Denoiser, images: Tensor, steps: int = 20, clip: bool = False,
-              dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Invert with DDIMInverseScheduler and reconstruct with DDIMScheduler: (latents, images), both (B, C, H, W).
+def ddim_pair(
+    denoiser: Denoiser,
+    images: Tensor,
+    steps: int = 20,
+    clip: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """Invert with DDIMInverseScheduler and reconstruct with DDIMScheduler: (latents, images), both
+    (B, C, H, W).
 
-    clip: diffusers' default clip_sample=True clips x0 hat but keeps eps hat. images in [-1, 1], taken as x at
-    t = 0 without noise, as pipelines do. Works on a discrete schedule (one node per integer t).
+    clip: diffusers' default clip_sample=True clips x0 hat but keeps eps hat. images in [-1, 1],
+    taken as x at t = 0 without noise, as pipelines do. Works on a discrete schedule (one node per
+    integer t).
     """
     from diffusers import DDIMInverseScheduler, DDIMScheduler
 

@@ -1,7 +1,7 @@
 """Noise schedules and grids, all in one coordinate: lam = log(alpha / sigma).
 
-Every schedule is variance preserving inside (alpha² + sigma² = 1); a variance-exploding model such as
-EDM is rescaled at the denoiser's edge. Images are at high lam, noise at low lam.
+Every schedule is variance preserving inside (alpha² + sigma² = 1); a variance-exploding model such
+as EDM is rescaled at the denoiser's edge. Images are at high lam, noise at low lam.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ def alpha_sigma(lam):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A table from what the network is told (``t``) to the log-SNR ``lam``; both run from image to noise.
+    """A table from what the network is told (``t``) to the log-SNR ``lam``; both run from image to
+    noise.
 
-    Shapes: ``t`` and ``lam`` (T,), ``t`` monotone, ``lam`` strictly decreasing. Continuous in between.
+    Shapes: ``t`` and ``lam`` (T,), ``t`` monotone, ``lam`` strictly decreasing. Continuous in
+    between.
     """
 
     name: str
@@ -48,7 +50,9 @@ class Schedule:
 
 
 def from_betas(name: str, betas) -> Schedule:
-    """Schedule of a discrete chain with the given betas (T,), each in (0, 1). Source: Ho et al. 2020, eq. 4."""
+    """Schedule of a discrete chain with the given betas (T,), each in (0, 1). Source: Ho et al.
+    2020, eq. 4.
+    """
     betas = np.asarray(betas, dtype=np.float64)
     if betas.ndim != 1 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError("betas must be a list of numbers in (0, 1)")
@@ -75,7 +79,9 @@ def cosine(T: int = 1000, s: float = 0.008, beta_max: float = 0.999) -> Schedule
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, n: int = 257) -> Schedule:
-    """Noise levels of EDM; the network is told log(sigma)/4. Source: Karras et al. 2022, table 1."""
+    """Noise levels of EDM; the network is told log(sigma)/4. Source: Karras et al. 2022, table
+    1.
+    """
     log_s = np.linspace(np.log(sigma_min), np.log(sigma_max), n)
     return Schedule("edm", log_s / 4, -log_s)
 
@@ -85,7 +91,9 @@ SCHEDULES = {"linear": linear, "sqrt_linear": sqrt_linear, "cosine": cosine, "ed
 
 @dataclass(frozen=True)
 class Node:
-    """One level of noise: log-SNR ``lam``, network time ``t``, and alpha, sigma, tau = sigma/(alpha+sigma)."""
+    """One level of noise: log-SNR ``lam``, network time ``t``, and alpha, sigma, tau =
+    sigma/(alpha+sigma).
+    """
 
     lam: float
     t: float
@@ -108,8 +116,13 @@ def node(schedule: Schedule, lam: float) -> Node:
     return Node(float(lam), float(schedule.t_of(lam)), alpha, sigma, sigma / (alpha + sigma))
 
 
-def grid(schedule: Schedule, steps: int, spacing: str = "log_snr", start: float | None = None,
-         end: float | None = None) -> tuple[Node, ...]:
+def grid(
+    schedule: Schedule,
+    steps: int,
+    spacing: str = "log_snr",
+    start: float | None = None,
+    end: float | None = None,
+) -> tuple[Node, ...]:
     """steps + 1 nodes from image to noise; walk it up to invert, `grid[::-1]` to reconstruct.
 
     spacing: "log_snr" (uniform in lam, the default) or "time" (uniform in t, the samplers' habit).
@@ -120,7 +133,9 @@ def grid(schedule: Schedule, steps: int, spacing: str = "log_snr", start: float 
     a = schedule.lam[0] if start is None else start
     b = schedule.lam[-1] if end is None else end
     if not a > b:
-        raise ValueError(f"the grid must run from image to noise: start {a:.2f} must exceed end {b:.2f}")
+        raise ValueError(
+            f"the grid must run from image to noise: start {a:.2f} must exceed end {b:.2f}"
+        )
     u = np.linspace(0, 1, steps + 1)
     if spacing == "log_snr":
         lam = a + (b - a) * u

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from .. import data, gaussians, metrics
 from ..diffusion.denoiser import Denoiser, from_unet
@@ -16,7 +18,7 @@ from ..images import to_float
 from . import ddpm, ship
 
 NAMES = {"ddpm": "ddpm-vehicles32", "ddpm-eps": "ddpm-eps-vehicles32"}
-REFERENCE = 1000                               # training vehicles whose features ship
+REFERENCE = 1000  # training vehicles whose features ship
 
 
 def held_back() -> torch.Tensor:
@@ -28,21 +30,30 @@ def held_back() -> torch.Tensor:
 
 
 def shipped_gaussian(images: np.ndarray, rank: int, out: Path) -> Gaussian:
-    """Fit the Gaussian of uint8 images (N, H, W, 3), write it as shipped, return what was written."""
-    g = gaussians.fit(to_float(images).flatten(1), rank)
-    state = {"mean": g.mean, "eigenvalues": g.lam, "U": g.U, "rest": torch.tensor([g.rest])}
-    ship.save(out, "gaussian-vehicles32.safetensors", ship.half(state))
-    return Gaussian(g.mean.float(), g.lam.float(), g.U.half().float(), g.rest)
+    """The Gaussian of uint8 images (N, H, W, 3) as shipped: fitted and written once, then read
+    back.
 
-
-def run(name: str, out: Path, checkpoint: Path, images: int | None = None, device: str = "cpu") -> dict:
-    """Train `name` ("ddpm" or "ddpm-eps"), write weights, card and sample sheet to `out`; returns the card.
-
-    checkpoint: folder whose state a second call resumes. images: how many to show, by default the recipe's.
-    Needs the CIFAR-10 archive (`difftools data fetch cifar10-train`).
+    Eigenvectors have no sign, so a second fit would not be the one that a network was trained
+    around.
     """
-    from dataclasses import replace
+    file = out / "gaussian-vehicles32.safetensors"
+    if not file.is_file():
+        g = gaussians.fit(to_float(images).flatten(1), rank)
+        state = {"mean": g.mean, "eigenvalues": g.lam, "U": g.U, "rest": torch.tensor([g.rest])}
+        ship.save(out, file.name, ship.half(state))
+    g = load_file(file)
+    return Gaussian(g["mean"], g["eigenvalues"], g["U"].float(), float(g["rest"]))
 
+
+def run(
+    name: str, out: Path, checkpoint: Path, images: int | None = None, device: str = "cpu"
+) -> dict:
+    """Train `name` ("ddpm" or "ddpm-eps"), write weights, card and sample sheet to `out`; returns
+    the card.
+
+    checkpoint: folder whose state a second call resumes. images: how many to show, by default the
+    recipe's. Needs the CIFAR-10 archive (`difftools data fetch cifar10-train`).
+    """
     if name not in NAMES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(NAMES)}")
     recipe = ddpm.RECIPES[name] if images is None else replace(ddpm.RECIPES[name], images=images)
@@ -62,14 +73,24 @@ def finish(name: str, module: torch.nn.Module, facts: dict, pixels: np.ndarray, 
     sha = ship.save(out, f"{model_name}.safetensors", state)
     module.load_state_dict({k: v.float() for k, v in state.items()})
     shape = (3, *pixels.shape[1:3])
-    d = from_unet(module, linear(), shape) if name == "ddpm-eps" else Denoiser(module.eval(), linear(), shape, "x0")
+    d = (
+        from_unet(module, linear(), shape)
+        if name == "ddpm-eps"
+        else Denoiser(module.eval(), linear(), shape, "x0")
+    )
     best_linear = gaussians.fit(to_float(pixels).flatten(1), "full")
     reference = reference_features(pixels, out)
-    quality, samples = ship.quality(PixelDiffusion(d), best_linear, data.domain("vehicles"), reference)
+    quality, samples = ship.quality(
+        PixelDiffusion(d), best_linear, data.domain("vehicles"), reference
+    )
     card = {
-        "model": model_name, "command": f"difftools train {name}", "sha256": sha,
-        "data": "CIFAR-10 airplane, automobile, ship, truck: 20,000 training images, flipped at random",
-        "parameters": sum(p.numel() for p in module.parameters()), **facts, **quality,
+        "model": model_name,
+        "command": f"difftools train {name}",
+        "sha256": sha,
+        "data": "CIFAR-10 airplane, automobile, ship, truck: 20,000 training images, random flips",
+        "parameters": sum(p.numel() for p in module.parameters()),
+        **facts,
+        **quality,
     }
     ship.write_json(out / f"{model_name}.json", card)
     ship.write_sheet(out / f"{model_name}.png", samples[:96])
@@ -77,12 +98,12 @@ def finish(name: str, module: torch.nn.Module, facts: dict, pixels: np.ndarray, 
 
 
 def reference_features(pixels: np.ndarray, out: Path) -> torch.Tensor:
-    """Features of 1,000 training vehicles picked by seed 0, written once to `out`, float64 (1000, 1280)."""
+    """Features of 1,000 training vehicles picked by seed 0, written once to `out`, float64 (1000,
+    1280).
+    """
     file = out / "reference-features.safetensors"
     if not file.is_file():
         pick = np.random.default_rng(0).permutation(len(pixels))[:REFERENCE]
         f = metrics.features(to_float(pixels[np.sort(pick)]))
         ship.save(out, file.name, {"features": f.half(), "index": torch.from_numpy(np.sort(pick))})
-    from safetensors.torch import load_file
-
     return load_file(file)["features"].double()

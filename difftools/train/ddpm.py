@@ -25,16 +25,16 @@ from ..nets.unet import VEHICLES32, GaussianPreconditioned, unet
 class Recipe:
     """All that decides the weights, besides the training images."""
 
-    images: int = 128_000          # images shown, more than six passes over 20,000
+    images: int = 128_000  # images shown, more than six passes over 20,000
     batch: int = 32
     lr: float = 6e-4
-    warmup: int = 400              # steps
-    decay_from: float = 0.5        # share of training after which the rate falls linearly to 2 %
+    warmup: int = 400  # steps
+    decay_from: float = 0.5  # share of training after which the rate falls linearly to 2 %
     weight_decay: float = 1e-4
     ema: float = 0.999
-    rank: int = 256                # eigenpairs of the Gaussian
+    rank: int = 256  # eigenpairs of the Gaussian
     precondition: bool = True
-    uniform: float = 0.25          # share of noise levels drawn uniformly in log-SNR (ddpm only)
+    uniform: float = 0.25  # share of noise levels drawn uniformly in log-SNR (ddpm only)
     seed: int = 0
 
 
@@ -42,7 +42,9 @@ RECIPES = {"ddpm": Recipe(), "ddpm-eps": Recipe(precondition=False)}
 
 
 def build(recipe: Recipe, gaussian: Gaussian) -> torch.nn.Module:
-    """The untrained module of a recipe; its last layer is zero, so `ddpm` starts as the Gaussian denoiser."""
+    """The untrained module of a recipe; its last layer is zero, so `ddpm` starts as the Gaussian
+    denoiser.
+    """
     torch.manual_seed(recipe.seed)
     net = unet(**VEHICLES32)
     torch.nn.init.zeros_(net.conv_out.weight)
@@ -50,12 +52,14 @@ def build(recipe: Recipe, gaussian: Gaussian) -> torch.nn.Module:
     return GaussianPreconditioned(net, gaussian) if recipe.precondition else net
 
 
-def draw(recipe: Recipe, n: int, gen: torch.Generator, schedule) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(
+    recipe: Recipe, n: int, gen: torch.Generator, schedule
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Schedule times and log-SNR of n training examples, both (n,)."""
-    if not recipe.precondition:                                     # Ho et al.: uniform integer t
+    if not recipe.precondition:  # Ho et al.: uniform integer t
         t = torch.randint(0, len(schedule.t), (n,), generator=gen)
         return t.float(), torch.from_numpy(schedule.lam)[t].float()
-    lam = 0.8 - 1.2 * torch.randn(n, generator=gen)                 # log sigma/alpha ~ N(-0.8, 1.2²)
+    lam = 0.8 - 1.2 * torch.randn(n, generator=gen)  # log sigma/alpha ~ N(-0.8, 1.2²)
     flat = torch.rand(n, generator=gen) * (schedule.lam[0] - schedule.lam[-1]) + schedule.lam[-1]
     lam = torch.where(torch.rand(n, generator=gen) < recipe.uniform, flat, lam)
     lam = lam.clamp(schedule.lam[-1], schedule.lam[0])
@@ -78,12 +82,19 @@ def loss_of(recipe: Recipe, module, x0, noise, t, lam, autocast) -> torch.Tensor
     return ((out.float() - (x0 - x0_linear) / c_out) ** 2).mean()
 
 
-def train(recipe: Recipe, images: np.ndarray, gaussian: Gaussian, folder: Path, device: str = "cpu",
-          save_every: int = 500) -> tuple[torch.nn.Module, dict]:
-    """Train, with a checkpoint in `folder` that a second call resumes; returns (EMA module, facts for the card).
+def train(
+    recipe: Recipe,
+    images: np.ndarray,
+    gaussian: Gaussian,
+    folder: Path,
+    device: str = "cpu",
+    save_every: int = 500,
+) -> tuple[torch.nn.Module, dict]:
+    """Train, with a checkpoint in `folder` that a second call resumes; returns (EMA module, facts
+    for the card).
 
-    images: uint8 (N, H, W, 3). The state of the generator is part of the checkpoint, so an interrupted run
-    sees the same images and noise as an uninterrupted one.
+    images: uint8 (N, H, W, 3). The state of the generator is part of the checkpoint, so an
+    interrupted run sees the same images and noise as an uninterrupted one.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,15 +102,23 @@ def train(recipe: Recipe, images: np.ndarray, gaussian: Gaussian, folder: Path, 
     data = torch.from_numpy(images).permute(0, 3, 1, 2)
     module = build(recipe, gaussian).to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(module).eval().requires_grad_(False)
-    opt = torch.optim.AdamW(module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99))
+    opt = torch.optim.AdamW(
+        module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
+    )
     gen = torch.Generator().manual_seed(recipe.seed)
     steps, step, seconds, log = recipe.images // recipe.batch, 0, 0.0, []
     state = folder / "state.pt"
     if state.exists():
         s = torch.load(state, map_location=device, weights_only=True)
         if s["recipe"] != asdict(recipe):
-            raise ValueError(f"{state} belongs to another recipe; choose another folder or delete it")
-        module.load_state_dict(s["module"]), ema.load_state_dict(s["ema"]), opt.load_state_dict(s["opt"])
+            raise ValueError(
+                f"{state} belongs to another recipe; choose another folder or delete it"
+            )
+        (
+            module.load_state_dict(s["module"]),
+            ema.load_state_dict(s["ema"]),
+            opt.load_state_dict(s["opt"]),
+        )
         gen.set_state(s["gen"].cpu())
         step, seconds, log = s["step"], s["seconds"], s["log"]
     autocast = torch.autocast(device.split(":")[0], dtype=torch.bfloat16)
@@ -133,11 +152,24 @@ def train(recipe: Recipe, images: np.ndarray, gaussian: Gaussian, folder: Path, 
         if step % save_every == 0 or step == steps:
             log.append((step * recipe.batch, running))
             spent = seconds + time.time() - start
-            s = {"recipe": asdict(recipe), "module": module.state_dict(), "ema": ema.state_dict(), "log": log,
-                 "opt": opt.state_dict(), "gen": gen.get_state(), "step": step, "seconds": spent}
+            s = {
+                "recipe": asdict(recipe),
+                "module": module.state_dict(),
+                "ema": ema.state_dict(),
+                "log": log,
+                "opt": opt.state_dict(),
+                "gen": gen.get_state(),
+                "step": step,
+                "seconds": spent,
+            }
             torch.save(s, state.with_suffix(".tmp"))
-            state.with_suffix(".tmp").rename(state)                 # never a half-written checkpoint
+            state.with_suffix(".tmp").rename(state)  # never a half-written checkpoint
     bar.close()
     seconds = seconds + time.time() - start
-    return ema, {"recipe": asdict(recipe), "seconds": round(seconds), "device": device,
-                 "threads": torch.get_num_threads(), "loss": log}
+    return ema, {
+        "recipe": asdict(recipe),
+        "seconds": round(seconds),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "loss": log,
+    }

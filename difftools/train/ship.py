@@ -21,15 +21,21 @@ from ..gaussians import Gaussian
 from ..images import grid as sheet
 from ..nets.unet import GAIN_LAM, GAIN_NODES, GaussianPreconditioned
 
-LAM_FLOOR = np.arange(-4.0, 4.01, 0.5)         # log-SNR where the floor asks for less error than the linear denoiser
-LAM_ALL = np.r_[-5.0, -4.5, LAM_FLOOR, 4.5]    # nowhere here more than 5 % above it
+LAM_FLOOR = np.arange(
+    -4.0, 4.01, 0.5
+)  # log-SNR where the floor asks for less error than the linear denoiser
+LAM_ALL = np.r_[-5.0, -4.5, LAM_FLOOR, 4.5]  # nowhere here more than 5 % above it
 
 
 @torch.no_grad()
-def fit_gain(module: GaussianPreconditioned, images: Tensor, schedule, per_node: int = 256, seed: int = 0) -> Tensor:
-    """Least-squares gain of the residual at each node of the table, in [0, 1]; images (B, C, H, W) not trained on.
+def fit_gain(
+    module: GaussianPreconditioned, images: Tensor, schedule, per_node: int = 256, seed: int = 0
+) -> Tensor:
+    """Least-squares gain of the residual at each node of the table, in [0, 1]; images (B, C, H, W)
+    not trained on.
 
-    gain = <F, target> / <F, F>: the shrinkage that minimises the error of x0 hat, smoothed over three nodes.
+    gain = <F, target> / <F, F>: the shrinkage that minimises the error of x0 hat, smoothed over
+    three nodes.
     """
     module.eval()
     out = []
@@ -58,6 +64,7 @@ def save(folder: Path, file: str, state: dict[str, Tensor]) -> str:
     part = folder / f".{file}"
     save_file(state, part)
     sha = hashlib.sha256(part.read_bytes()).hexdigest()
+    part.chmod(0o644)
     part.rename(folder / file)
     manifest = folder / "manifest.json"
     known = json.loads(manifest.read_text()) if manifest.is_file() else {}
@@ -72,14 +79,20 @@ def write_json(path: Path, value) -> None:
     part.rename(path)
 
 
-def quality(model: PixelDiffusion, linear: Gaussian, held_out: Tensor, reference: Tensor, samples: int = 512,
-            seed: int = 10_000) -> tuple[dict, Tensor]:
+def quality(
+    model: PixelDiffusion,
+    linear: Gaussian,
+    held_out: Tensor,
+    reference: Tensor,
+    samples: int = 512,
+    seed: int = 10_000,
+) -> tuple[dict, Tensor]:
     """What the card says, and whether it passes the floor; returns (facts, samples in [-1, 1]).
 
-    held_out: images (B, 3, 32, 32) not trained on. reference: features (n, 1280) of training images. linear: the
-    best linear denoiser known. The floor: error ÷ linear error below 1 for log-SNR in [-4, 4] and nowhere above
-    1.05, KID of samples below that of the exact Gaussian's samples, no sample nearer to a training image than
-    held-out images are.
+    held_out: images (B, 3, 32, 32) not trained on. reference: features (n, 1280) of training
+    images. linear: the best linear denoiser known. The floor: error ÷ linear error below 1 for
+    log-SNR in [-4, 4] and nowhere above 1.05, KID of samples below that of the exact Gaussian's
+    samples, no sample nearer to a training image than held-out images are.
     """
     d: Denoiser = model.denoiser
     ratio, lo, hi = ratio_interval(error_ratio(d, linear, held_out, LAM_ALL))
@@ -88,17 +101,35 @@ def quality(model: PixelDiffusion, linear: Gaussian, held_out: Tensor, reference
     gauss = PixelDiffusion(exact(linear, d.shape), steps=model.steps)
     gauss = gauss.decode(gauss.prior(samples, seed)).float().clamp(-1, 1)
     f_fake, f_gauss = metrics.features(fake), metrics.features(gauss)
-    kid = {"samples": metrics.kid(f_fake, real), "gaussian": metrics.kid(f_gauss, real),
-           "training": metrics.kid(reference, real)}
-    near = {k: float(metrics.nearest(f, reference)[0].median()) for k, f in (("samples", f_fake), ("held_out", real))}
+    kid = {
+        "samples": metrics.kid(f_fake, real),
+        "gaussian": metrics.kid(f_gauss, real),
+        "training": metrics.kid(reference, real),
+    }
+    near = {
+        k: float(metrics.nearest(f, reference)[0].median())
+        for k, f in (("samples", f_fake), ("held_out", real))
+    }
     inside = np.isin(LAM_ALL, LAM_FLOOR)
-    floor = {"below_linear": bool((ratio[inside] < 1).all()), "never_5_percent_above": bool((ratio < 1.05).all()),
-             "kid_below_gaussian": kid["samples"][1][1] < kid["gaussian"][1][0],
-             "no_memorisation": near["samples"] > 0.8 * near["held_out"]}
+    floor = {
+        "below_linear": bool((ratio[inside] < 1).all()),
+        "never_5_percent_above": bool((ratio < 1.05).all()),
+        "kid_below_gaussian": kid["samples"][1][1] < kid["gaussian"][1][0],
+        "no_memorisation": near["samples"] > 0.8 * near["held_out"],
+    }
     facts = {
-        "lam": LAM_ALL.tolist(), "error_ratio": _round(ratio), "error_ratio_low": _round(lo), "error_ratio_high": _round(hi),
-        "kid": {k: {"value": round(v, 5), "low": round(a, 5), "high": round(b, 5)} for k, (v, (a, b)) in kid.items()},
-        "fd64": {k: round(metrics.fd(f, real), 3) for k, f in (("samples", f_fake), ("gaussian", f_gauss), ("training", reference))},
+        "lam": LAM_ALL.tolist(),
+        "error_ratio": _round(ratio),
+        "error_ratio_low": _round(lo),
+        "error_ratio_high": _round(hi),
+        "kid": {
+            k: {"value": round(v, 5), "low": round(a, 5), "high": round(b, 5)}
+            for k, (v, (a, b)) in kid.items()
+        },
+        "fd64": {
+            k: round(metrics.fd(f, real), 3)
+            for k, f in (("samples", f_fake), ("gaussian", f_gauss), ("training", reference))
+        },
         "nearest_training_feature": {k: round(v, 4) for k, v in near.items()},
         "images": {"held_out": len(held_out), "samples": samples, "seed": seed},
         "floor": floor | {"passed": all(floor.values())},

@@ -61,6 +61,8 @@ def executed(root: Path, chapter: str, nb: nbformat.NotebookNode) -> Problems:
         for output in cell.outputs:
             if output.output_type == "error":
                 wrong.append(f"a cell ended with {output.ename}")
+            if "it/s" in str(output.get("data", {}).get("text/plain")):
+                wrong.append("a progress bar is left: it must obey TQDM_DISABLE")
             if output.get("name") == "stderr":
                 wrong.append(f"a cell wrote to stderr: {output.text[:60]!r}")
     return wrong
@@ -112,7 +114,7 @@ def anatomy(root: Path, chapter: str, nb: nbformat.NotebookNode) -> Problems:
     wrong = [] if heads[:1] == [("#", question)] else [f"the title is not {question!r}"]
     wrong += [f"no section {name!r}" for name in SECTIONS
               if not any(title.lower().startswith(name) for level, title in heads if level == "##")]
-    if len(re.findall(r"^\$\$ \([\w-]+\)$|^:label: ", text, re.M)) < 2:
+    if len(re.findall(r"^\$\$ \([\w-]+\)$|^[`:]{3,}\{math\}.*\n:label: ", text, re.M)) < 2:
         wrong.append("fewer than two numbered equations")
     recall = re.search(r"^## Recall.*?$(.*?)(?=^## |\Z)", text, re.M | re.S | re.I)
     if recall and len(re.findall(r"^\d+\. ", recall.group(1), re.M)) != 5:

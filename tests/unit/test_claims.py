@@ -58,7 +58,7 @@ def test_every_decision_can_be_reached_and_every_verdict_is_one(claim):
     ("R-CURSE", (), "fails"),
 ])
 def test_theory_of_the_solvable_world_leads_to_the_verdict_that_it_implies(claim, refuted, verdict):
-    words = {name: "refutes" if name in refuted else "supports" for name in DECIDED[claim]["pieces"]}
+    words = dict.fromkeys(DECIDED[claim]["pieces"], "supports") | dict.fromkeys(refuted, "refutes")
     assert register.decide(DECIDED[claim], words, "S")[0] == verdict
 
 
@@ -86,10 +86,11 @@ def test_a_wrong_register_is_refused(tmp_path, old, new, message):
 @pytest.mark.parametrize(("rule", "value", "interval", "word"), [
     ("< 1", 0.5, None, "supports"), ("< 1", 1, None, "refutes"), ("<= 1", 1, None, "supports"),
     ("> 1", 1, None, "refutes"), (">= 1", 1, None, "supports"), ("> 1", 2, (1, 3), "inconclusive"),
-    ("> 1", 2, (1.1, 3), "supports"), ("> 1", 0, (-1, 1), "refutes"), ("> -1e-9", 0, None, "supports"),
+    ("> 1", 2, (1.1, 3), "supports"), ("> 1", 0, (-1, 1), "refutes"),
+    (">= -1e-9", 0, None, "supports"),
     ("in [0, 1]", 0.5, (0, 1), "supports"), ("in [0, 1]", 0.5, (0, 1.1), "inconclusive"),
     ("in [0, 1]", 2, (1.1, 3), "refutes"), ("in [0, 1]", -1, (-2, 2), "inconclusive"),
-    ("> 1", 0.5, (2, 3), "inconclusive"),                # a value outside its own interval counts too
+    ("> 1", 0.5, (2, 3), "inconclusive"),            # a value outside its own interval counts too
     ("> 1", math.nan, None, "inconclusive"), ("> 1", 2, (math.nan, 3), "inconclusive"),
     ("> 1", math.inf, None, "supports"),
 ])
@@ -102,13 +103,15 @@ def test_a_rule_may_differ_between_worlds():
     assert [register.rule_of(piece, world) for world in "SEP"] == ["< 1", "< 2", "< 2"]
 
 
-@pytest.mark.parametrize("when", ["a and b", "a or not b", "not (a and b) or c-d", "a and (b or not c-d)"])
+@pytest.mark.parametrize("when", [
+    "a and b", "a or not b", "not (a and b) or c-d", "a and (b or not c-d)"])
 def test_three_valued_logic_knows_only_what_every_completion_agrees_on(when):
     pieces = ["a", "b", "c-d"]
     for values in itertools.product([True, False, None], repeat=3):
         known = dict(zip(pieces, values))
         ways = [[v] if v is not None else [True, False] for v in values]
-        outcomes = {eval(when.replace("-", "_"), dict(a=a, b=b, c_d=c)) for a, b, c in itertools.product(*ways)}
+        outcomes = {eval(when.replace("-", "_"), dict(zip(("a", "b", "c_d"), way)))
+                    for way in itertools.product(*ways)}
         if register.kleene(when, known) is not None:
             assert outcomes == {register.kleene(when, known)}
         if None not in values:
@@ -146,9 +149,10 @@ def root(tmp_path):
     """A register and a recorded run of the toy chapter."""
     (tmp_path / "data" / "expected").mkdir(parents=True)
     (tmp_path / "data" / "claims.toml").write_text(toy.REGISTER)
+    mean = {"value": 0.5, "interval": [0.45, 0.55], "word": "supports"}
+    now = {"value": "nan", "interval": None, "word": "inconclusive"}
     done = {"parameters": PARAMETERS, "checks": {"mean": {"value": 0.51}},
-            "evidence": {"T-MEAN/mean": {"E": {"value": 0.5, "interval": [0.45, 0.55], "word": "supports"}},
-                         "T-LATER/now": {"E": {"value": "nan", "interval": None, "word": "inconclusive"}}}}
+            "evidence": {"T-MEAN/mean": {"E": mean}, "T-LATER/now": {"E": now}}}
     (tmp_path / "data" / "expected" / "toy.json").write_text(json.dumps(done))
     return tmp_path
 
@@ -159,7 +163,8 @@ def trial(root, **changes):
 
 def test_a_check_prints_the_recorded_number_while_the_fresh_one_agrees(root, capsys):
     assert trial(root).check("mean", 0.514, tol=0.01, why="spread", expect=0.51) == 0.514
-    assert capsys.readouterr().out == "check    mean = 0.510 ± 0.01 (recorded, theory 0.510): agrees\n"
+    said = "check    mean = 0.510 ± 0.01 (recorded, theory 0.510): agrees\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(("value", "expect"), [(0.53, None), (0.51, 0.6), (math.nan, None)])
@@ -195,7 +200,8 @@ def test_recording_ignores_the_record_but_not_the_theory(root, capsys, monkeypat
         trial(root).check("mean", 99, tol=0.01, why="spread", expect=1)
 
 
-@pytest.mark.parametrize(("tol", "why"), [(0, "x"), (-1, "x"), (math.nan, "x"), (math.inf, "x"), (1, " ")])
+@pytest.mark.parametrize(("tol", "why"), [
+    (0, "x"), (-1, "x"), (math.nan, "x"), (math.inf, "x"), (1, " ")])
 def test_a_check_needs_a_tolerance_and_a_reason(root, tol, why):
     with pytest.raises(ValueError, match="tolerance"):
         trial(root).check("mean", 1, tol=tol, why=why)
@@ -208,7 +214,8 @@ def test_evidence_gives_a_word_and_never_raises_for_a_number(root, capsys):
     assert court.evidence("T-LATER/now", math.nan) == "inconclusive"
     assert capsys.readouterr().out.splitlines() == [
         "evidence T-MEAN/mean [E]  0.500 [0.450, 0.550]  rule in [0.4, 0.6]: supports",
-        "evidence T-MEAN/mean [S]  9.00  rule in [0.4, 0.6]: refutes (differs from the recorded run)",
+        "evidence T-MEAN/mean [S]  9.00  rule in [0.4, 0.6]: refutes"
+        " (differs from the recorded run)",
         "evidence T-LATER/now [E]  undefined  rule > 0: inconclusive",
     ]
 
@@ -226,10 +233,11 @@ def test_evidence_of_a_world_that_a_piece_lacks_is_not_applicable(root, capsys):
 
 
 @pytest.mark.parametrize(("error", "call", "message"), [
-    (KeyError, lambda t: t.evidence("T-MEAN/typo", 1), "toy has T-MEAN/mean, T-MEAN/spread, T-LATER/now"),
+    (KeyError, lambda t: t.evidence("T-MEAN/typo", 1),
+     "toy has T-MEAN/mean, T-MEAN/spread, T-LATER/now"),
     (ValueError, lambda t: t.evidence("T-LATER/then", 1), "belongs to chapter later"),
     (ValueError, lambda t: t.evidence("T-MEAN/spread", 1, world="S"), "has no world 'S'; it has E"),
-    (ValueError, lambda t: t.evidence("T-MEAN/mean", 1, rule="> 0"), "the register's rule is 'in [0.4, 0.6]'"),
+    (ValueError, lambda t: t.evidence("T-MEAN/mean", 1, rule="> 0"), "register's rule is 'in [0"),
     (ValueError, lambda t: t.evidence("T-MEAN/mean", 1, (2, 1)), "an interval is (low, high)"),
     (KeyError, lambda t: t.verdict("R-L1"), "toy decides T-MEAN, T-LATER"),
     (ValueError, lambda t: [t.check("a", 1, tol=1, why="x") for _ in range(2)], "given before"),
@@ -240,7 +248,8 @@ def test_misuse_is_an_error_that_helps(root, error, call, message):
         call(trial(root))
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"world": "E"}, "no world 'E'"), ({}, "no chapter 'typo'")])
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"world": "E"}, "no world 'E'"), ({}, "no chapter 'typo'")])
 def test_a_trial_needs_a_known_chapter_and_world(root, changes, message):
     with pytest.raises(ValueError, match=message):
         Trial("toy" if changes else "typo", root=root, **(PARAMETERS | changes))
@@ -249,7 +258,8 @@ def test_a_trial_needs_a_known_chapter_and_world(root, changes, message):
 def test_a_verdict_follows_from_fresh_words_and_from_recorded_ones_of_other_chapters(root, capsys):
     court = trial(root)
     assert court.verdict("T-LATER") == "pending"
-    later = {"evidence": {"T-LATER/then": {"E": {"value": 1, "interval": None, "word": "supports"}}}}
+    then = {"value": 1, "interval": None, "word": "supports"}
+    later = {"evidence": {"T-LATER/then": {"E": then}}}
     (root / "data" / "expected" / "later.json").write_text(json.dumps(later))
     court = trial(root)
     court.evidence("T-LATER/now", 1)
@@ -271,8 +281,9 @@ def test_comments_and_docstrings_do_not_make_a_result_stale():
 
 
 @pytest.mark.parametrize("other", [
-    "def f(x):\n    return x + 2\n", "def f(x):\n    return x + 1.0\n", "def f(x):\n    return x - 1\n",
-    "def f(y):\n    return y + 1\n", "def f(x):\n    return x + 1\nf(1)\n", "def f(x):\n    return None\n",
+    "def f(x):\n    return x + 2\n", "def f(x):\n    return x + 1.0\n",
+    "def f(x):\n    return x - 1\n", "def f(y):\n    return y + 1\n",
+    "def f(x):\n    return x + 1\nf(1)\n", "def f(x):\n    return None\n",
     "def f(x, *, y=None):\n    return x + 1\n", "%magic"])
 def test_any_change_of_what_code_does_makes_it_stale(other):
     assert provenance.code_hash("def f(x):\n    return x + 1\n") != provenance.code_hash(other)

@@ -11,8 +11,12 @@ from difftools.code import noise
 def test_psnr_is_minus_ten_log_mse_per_image_and_capped():
     x = noise(range(4), (3, 32, 32), "data").clamp(-1, 1)
     y = x + torch.tensor([0.1, 0.01, 1e-4, 0.0]).view(4, 1, 1, 1)
-    got = M.psnr(x.double(), x.double() + torch.tensor([0.1, 0.01, 1e-4, 0.0]).double().view(4, 1, 1, 1))
-    np.testing.assert_allclose(got[:3], 10 * np.log10(4 / np.array([0.1, 0.01, 1e-4]) ** 2), rtol=1e-6)
+    got = M.psnr(
+        x.double(), x.double() + torch.tensor([0.1, 0.01, 1e-4, 0.0]).double().view(4, 1, 1, 1)
+    )
+    np.testing.assert_allclose(
+        got[:3], 10 * np.log10(4 / np.array([0.1, 0.01, 1e-4]) ** 2), rtol=1e-6
+    )
     assert float(got[3]) == M.PSNR_CAP
     torch.testing.assert_close(M.psnr(x, y)[1], M.psnr(x[1:2], y[1:2])[0])
 
@@ -29,12 +33,16 @@ def test_ssim_is_one_for_equal_images_and_batch_equals_loop():
     x = noise(range(3), (3, 32, 32), "data").clamp(-1, 1)
     y = (x + 0.1 * noise(range(3), (3, 32, 32), "start")).clamp(-1, 1)
     torch.testing.assert_close(M.ssim(x, x), torch.ones(3).double(), rtol=0, atol=1e-9)
-    torch.testing.assert_close(M.ssim(x, y), torch.cat([M.ssim(x[i : i + 1], y[i : i + 1]) for i in range(3)]))
+    torch.testing.assert_close(
+        M.ssim(x, y), torch.cat([M.ssim(x[i : i + 1], y[i : i + 1]) for i in range(3)])
+    )
 
 
 def clouds(n, m, d=16, shift=0.3):
     g = torch.Generator().manual_seed(0)
-    return torch.randn(n, d, generator=g, dtype=torch.float64), torch.randn(m, d, generator=g, dtype=torch.float64) + shift
+    return torch.randn(n, d, generator=g, dtype=torch.float64), torch.randn(
+        m, d, generator=g, dtype=torch.float64
+    ) + shift
 
 
 def test_kid_equals_torchmetrics():
@@ -51,7 +59,7 @@ def test_kid_interval_covers_the_truth_under_the_null():
         a, b = (torch.randn(80, 16, generator=g, dtype=torch.float64) for _ in range(2))
         lo, hi = M.kid(a, b)[1]
         inside += lo <= 0 <= hi
-    assert inside >= 51                                             # 95 % nominal, 4 standard errors of slack
+    assert inside >= 51  # 95 % nominal, 4 standard errors of slack
 
 
 def test_fd_of_gaussians_is_the_closed_form():

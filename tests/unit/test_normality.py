@@ -16,18 +16,21 @@ def test_size_on_white_noise_at_d_3072():
     for name, v in got.items():
         assert v["rejected"] < 0.05 + 4 * np.sqrt(0.05 * 0.95 / len(Z)), name
     p = got["norm"]["p"]
-    assert abs(p.mean() - 0.5) < 0.08                               # p values of a continuous statistic are uniform
+    assert abs(p.mean() - 0.5) < 0.08  # p values of a continuous statistic are uniform
 
 
-@pytest.mark.parametrize("name, bend", [
-    ("norm", lambda z: 1.05 * z),
-    ("mean", lambda z: z + 0.1),
-    ("kurtosis", lambda z: z * (1 + 0.5 * z.abs()) / 1.6),
-    ("ks", lambda z: z.sign() * z.abs() ** 1.2),
-    ("lag1", lambda z: (z + 0.2 * z.roll(1, -1)) / 1.02),
-    ("low", lambda z: z + 0.2 * noise(range(len(z)), (3, 1, 1), "forward", torch.float64)),
-    ("high", lambda z: (z - 0.2 * z.roll(1, -1)) / 1.02),
-])
+@pytest.mark.parametrize(
+    "name, bend",
+    [
+        ("norm", lambda z: 1.05 * z),
+        ("mean", lambda z: z + 0.1),
+        ("kurtosis", lambda z: z * (1 + 0.5 * z.abs()) / 1.6),
+        ("ks", lambda z: z.sign() * z.abs() ** 1.2),
+        ("lag1", lambda z: (z + 0.2 * z.roll(1, -1)) / 1.02),
+        ("low", lambda z: z + 0.2 * noise(range(len(z)), (3, 1, 1), "forward", torch.float64)),
+        ("high", lambda z: (z - 0.2 * z.roll(1, -1)) / 1.02),
+    ],
+)
 def test_each_statistic_sees_its_own_departure(name, bend):
     assert N.battery(bend(Z))[name]["rejected"] > 0.5
 
@@ -35,7 +38,9 @@ def test_each_statistic_sees_its_own_departure(name, bend):
 def test_statistics_of_a_batch_equal_those_of_single_latents():
     whole = N.statistics(Z[:5])
     for k, v in whole.items():
-        np.testing.assert_allclose(v, np.concatenate([N.statistics(Z[i : i + 1])[k] for i in range(5)]), rtol=1e-12)
+        np.testing.assert_allclose(
+            v, np.concatenate([N.statistics(Z[i : i + 1])[k] for i in range(5)]), rtol=1e-12
+        )
 
 
 def test_vectors_have_no_image_statistics():

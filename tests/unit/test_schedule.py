@@ -47,7 +47,9 @@ def test_chart_and_back():
     assert n.tau == pytest.approx(n.sigma / (n.alpha + n.sigma))
 
 
-@pytest.mark.parametrize("bad", [dict(steps=0), dict(steps=5, spacing="karras"), dict(steps=5, start=-9.0)])
+@pytest.mark.parametrize(
+    "bad", [dict(steps=0), dict(steps=5, spacing="karras"), dict(steps=5, start=-9.0)]
+)
 def test_bad_grids_are_refused(bad):
     with pytest.raises(ValueError):
         S.grid(S.linear(), **bad)

@@ -1,0 +1,176 @@
+"""The command line as a user meets it: help that teaches, tables and JSON, one clear line on bad
+input.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from difftools import cli, data, zoo
+from difftools.images import to_uint8
+
+
+def call(capsys, *argv):
+    """(exit status, stdout, stderr) of `difftools ARGV`."""
+    try:
+        cli.main([str(a) for a in argv])
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, x in enumerate(to_uint8(data.domain("animals", 2))):
+        Image.fromarray(x).resize((48, 40)).save(folder / f"animal{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["zoo"],
+        ["data"],
+        ["data", "list"],
+        ["data", "fetch"],
+        ["data", "import"],
+        ["data", "verify"],
+        ["train"],
+        ["run"],
+        ["claims"],
+        ["bench"],
+        ["invert"],
+    ],
+)
+def test_every_command_has_help_that_says_more_than_its_name(capsys, command):
+    status, out, _ = call(capsys, *command, "--help")
+    assert status == 0 and "Usage: difftools" in out and len(out) > 150
+
+
+@pytest.mark.parametrize(
+    "command, key", [(["zoo"], "model"), (["data", "list"], "name"), (["claims"], "claim")]
+)
+def test_tables_are_also_json(capsys, command, key):
+    status, out, _ = call(capsys, *command, "--json")
+    rows = json.loads(out)
+    assert status == 0 and len(rows) > 3 and key in rows[0]
+    status, out, _ = call(capsys, *command)
+    assert status == 0 and str(rows[0][key]) in out
+
+
+def test_claims_lists_every_claim_with_a_verdict_in_each_world(capsys):
+    rows = json.loads(call(capsys, "claims", "--json")[1])
+    names = {r["claim"] for r in rows}
+    assert {
+        "R-PAD",
+        "R-INV",
+        "R-L1",
+        "R-L2.1",
+        "R-FEW",
+        "Z-RECON",
+        "Z-BAND",
+        "B-LOCAL",
+        "B-OOD",
+    } <= names and len(names) >= 40
+    assert all(any(str(v) for k, v in r.items() if k in ("S", "E", "P")) for r in rows)
+
+
+def test_invert_writes_latents_that_reconstruct(capsys, photos, tmp_path):
+    out = tmp_path / "out"
+    status, text, _ = call(capsys, "invert", photos, "--out", out, "--steps", 6, "--json")
+    rows = json.loads(text)
+    assert status == 0 and [r["image"] for r in rows] == ["animal0.png", "animal1.png"]
+    saved = load_file(out / "latents.safetensors")
+    assert saved["noise"].shape == (2, 3, 32, 32) and saved["noise"].dtype == torch.float64
+    m = zoo.load("ddpm-vehicles32", steps=6)
+    from difftools.code import Code
+
+    back = m.decode(
+        Code({"noise": saved["noise"]}, {"noise": "sphere"}, tuple(saved["seeds"].tolist()))
+    )
+    written = np.stack(
+        [np.asarray(Image.open(p)) for p in sorted((out / "reconstruction").iterdir())]
+    )
+    np.testing.assert_array_equal(to_uint8(back), written)
+    report = json.loads((out / "report.json").read_text())
+    assert report["images"] == rows and set(report["white_noise_95"]) == {
+        "norm",
+        "kurtosis",
+        "lag1",
+    }
+    assert Image.open(out / "sheet.png").size[0] > 90
+
+
+def empty_file(folder):
+    (folder / "bad.png").write_bytes(b"")
+    return folder / "bad.png"
+
+
+def text_file(folder):
+    (folder / "bad.png").write_text("not an image")
+    return folder / "bad.png"
+
+
+def empty_folder(folder):
+    (folder / "none").mkdir()
+    return folder / "none"
+
+
+@pytest.mark.parametrize("make", [empty_file, text_file, empty_folder, lambda f: f / "missing.png"])
+def test_invert_refuses_bad_images_and_writes_nothing(capsys, tmp_path, make):
+    before = make(tmp_path)
+    status, _, err = call(capsys, "invert", before, "--out", tmp_path / "out")
+    assert status == 2 and len(err.strip().splitlines()) == 1 and "difftools:" in err
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--model", "ddpm-vehicles"], "known: ddpm-vehicles32"),
+        (["--stepper", "euler"], "known: ddim"),
+        (["--steps", "0"], "0 is not in the range"),
+        (["--model", "."], "model_index.json"),
+    ],
+)
+def test_invert_refuses_bad_settings(capsys, photos, tmp_path, argv, says):
+    status, _, err = call(capsys, "invert", photos, "--out", tmp_path / "out", *argv)
+    assert status == 2 and says in err and not (tmp_path / "out").exists()
+
+
+def test_invert_never_overwrites(capsys, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    status, _, err = call(capsys, "invert", photos, "--out", tmp_path / "out")
+    assert (
+        status == 2
+        and "not an empty folder" in err
+        and (tmp_path / "out" / "mine.txt").read_text() == "keep"
+    )
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["run", "no-such-chapter"], "no chapter"),
+        (["run", "inversion", "-p", "n_image=3"], "n_image"),
+        (["run", "inversion", "-p", "n_images"], "NAME=VALUE"),
+        (["run", "inversion", "-p", "n_images=many"], "must be int"),
+        (["data", "fetch", "cifar-10"], "did you mean"),
+        (["data", "import", "no/such/archive.tgz"], "does not exist"),
+        (["train", "gan"], "ddpm"),
+        (["invrt"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(capsys, argv, says):
+    status, _, err = call(capsys, *argv)
+    assert status == 2 and says in err and "Traceback" not in err
