@@ -42,7 +42,7 @@ $(BOOK_STAMP): requirements-book.lock
 	@touch $@
 
 # --all: an incremental build would forget the warnings of the one before
-book: $(BOOK_STAMP)        ## build the HTML from the committed outputs: strict, offline, without torch
+book: $(BOOK_STAMP)        ## build the HTML from the recorded outputs: strict, offline, no torch
 	$(BOOK_VENV)/bin/jupyter-book build -q --all -W -n --keep-going .
 
 # Fast tests first. The first call takes all that no later call takes: no test file is forgotten.

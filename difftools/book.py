@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import contextlib
 import hashlib
 import json
@@ -24,6 +25,8 @@ from . import claims, register
 from .provenance import ROOT, code_hash
 
 TIMEOUT = 1800                      # seconds for one cell: against a hang only
+# The figure of the README and the front page: chapter, name, and where its copy goes.
+FRONT = ("inversion", "fig-inv-controls", "book/_static/first_figure.png")
 THREADS = "2"                       # of a recorded run: sums depend on it in their last digits
 
 
@@ -192,6 +195,18 @@ def record(chapter: str, root: Path = ROOT) -> None:
     _write(root / "data" / "expected" / f"{chapter}.json",
            json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
     _write(root / "book" / "scoreboard.md", scoreboard(root))
+    if chapter == FRONT[0]:
+        (root / FRONT[2]).write_bytes(figure(nb, FRONT[1]))
+
+
+def figure(nb: nbformat.NotebookNode, name: str) -> bytes:
+    """The PNG of the cell whose figure has this name; ValueError if there is none."""
+    for cell in nb.cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == name:
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output["data"]["image/png"])
+    raise ValueError(f"no figure {name!r} with a PNG")
 
 
 def claims_table(root: Path = ROOT) -> list[dict]:

@@ -119,7 +119,8 @@ class Trial:
                       if self.recorded is None else "parameters differ from the recorded run")
             _say(record | {"note": f"not compared ({reason})"})
         elif all(abs(value - x) <= tol for x in (target, expect) if x is not None):
-            _say(record, shown=record | {"value": _plain(target)})
+            kept = {"value": target, "tol": old["tol"]} if old else {}
+            _say(record, shown=record | kept)
         else:
             other = f"(recorded {number(target)})" if old else "with the theory"
             record["note"] = f"DISAGREES {other}"

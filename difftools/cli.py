@@ -214,7 +214,14 @@ def claims(as_json):
     """The scoreboard: every claim on trial, with its verdict (or `pending`) in each world."""
     from . import book
 
-    show(book.claims_table(), as_json)
+    rows = book.claims_table()
+    if not as_json:
+        rows = [
+            {"claim": r["id"], "statement": r["statement"], "chapter": r["chapter"]}
+            | {w: r["verdicts"].get(w, "–") for w in "SEP"}
+            for r in rows
+        ]
+    show(rows, as_json)
 
 
 @cli.command()

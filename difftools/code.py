@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 GEOMETRIES = ("sphere", "flat")
-STREAMS = {"prior": 0, "start": 1, "forward": 2, "ancestral": 3, "data": 4}
+STREAMS = ("prior", "start", "forward", "ancestral", "data")
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,21 @@ class Code:
         return Code({k: v[pick] for k, v in self.tensors.items()}, self.geometry, seeds)
 
 
-def noise(seeds, shape, stream: str = "prior", dtype=torch.float32) -> Tensor:
-    """Standard normal noise (len(seeds), *shape), one CPU generator per sample.
+def generator(seed: int, stream: str = "prior") -> torch.Generator:
+    """The CPU generator of one sample in one stream; seed in 0 .. 2^29 − 1, else ValueError.
 
-    A sample depends on its seed and stream alone: neither on the batch nor on the device. Drawn in
-    float32.
+    torch keeps the low 32 bits of a seed only, so the stream has to live in those.
     """
-    base = STREAMS[stream] * 2**40
-    draws = [
-        torch.randn(tuple(shape), generator=torch.Generator().manual_seed(base + int(s)))
-        for s in seeds
-    ]
+    if not 0 <= int(seed) < 2**29:
+        raise ValueError(f"a sample's seed must lie in 0 .. 2^29 - 1, got {seed}")
+    return torch.Generator().manual_seed(len(STREAMS) * int(seed) + STREAMS.index(stream))
+
+
+def noise(seeds, shape, stream: str = "prior", dtype=torch.float32) -> Tensor:
+    """Standard normal noise (len(seeds), *shape), one CPU generator per sample, drawn in float32.
+
+    A sample depends on its seed and stream alone: neither on the batch nor on the device. Streams
+    ("prior", "start", "forward", "ancestral", "data") are independent of each other.
+    """
+    draws = [torch.randn(tuple(shape), generator=generator(s, stream)) for s in seeds]
     return torch.stack(draws).to(dtype) if draws else torch.zeros(0, *shape, dtype=dtype)

@@ -15,16 +15,19 @@ from scipy import stats
 from torch import Tensor
 
 
-def _bands(z: np.ndarray) -> np.ndarray:
-    """log mean power in four octaves of spatial frequency, low to high, (B, 4); white noise gives
-    about 0.
+BANDS = {"low": (0, 1 / 16), "mid": (1 / 16, 1 / 8), "fine": (1 / 8, 1 / 4), "high": (1 / 4, 1)}
+
+
+def _bands(z: np.ndarray) -> dict[str, np.ndarray]:
+    """log mean power in octaves of spatial frequency, name -> (B,); about 0 for white noise.
+
+    An octave without a frequency (images below 16 px) is left out.
     """
     power = np.abs(np.fft.fft2(z, norm="ortho")) ** 2  # (B, C, H, W)
     fy, fx = np.meshgrid(*(np.abs(np.fft.fftfreq(n)) for n in z.shape[2:]), indexing="ij")
     r = np.maximum(fy, fx)
-    edges = [0.0, 1 / 16, 1 / 8, 1 / 4, 0.51]
-    masks = [(r >= lo) & (r < hi) for lo, hi in zip(edges, edges[1:])]
-    return np.log(np.stack([power[:, :, m].mean((1, 2)) for m in masks], 1))
+    masks = {name: (r >= lo) & (r < hi) for name, (lo, hi) in BANDS.items()}
+    return {k: np.log(power[:, :, m].mean((1, 2))) for k, m in masks.items() if m.any()}
 
 
 def statistics(z: Tensor) -> dict[str, np.ndarray]:
@@ -49,7 +52,7 @@ def statistics(z: Tensor) -> dict[str, np.ndarray]:
             (1, 2, 3)
         )
         out["lag1"] = h / 2 / (c**2).mean((1, 2, 3))
-        out |= dict(zip(("low", "mid", "fine", "high"), _bands(a).T, strict=True))
+        out |= _bands(a)
     return out
 
 
@@ -146,6 +149,10 @@ def auc(
     rng = np.random.default_rng(seed)
     i = rng.integers(len(pos), size=(draws, len(pos)))
     j = rng.integers(len(neg), size=(draws, len(neg)))
-    boot = [wins[np.ix_(a, b)].mean() for a, b in zip(i, j, strict=True)]
+    times = [
+        np.stack([np.bincount(row, minlength=len(v)) for row in k])
+        for k, v in ((i, pos), (j, neg))
+    ]
+    boot = ((times[0] @ wins) * times[1]).sum(1) / wins.size
     lo, hi = np.quantile(boot, [(1 - level) / 2, (1 + level) / 2])
     return float(wins.mean()), (float(lo), float(hi))

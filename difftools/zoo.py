@@ -186,8 +186,8 @@ def from_diffusers(name: str) -> denoisers.Denoiser:
             f"the folder {name} holds no diffusers pipeline (model_index.json, unet/, scheduler/)"
             if local
             else f"{name} is not in the local hub cache and cannot be downloaded. On a machine "
-            f"with a network: `hf download {name} --local-dir {name.split('/')[-1]}`; then pass that "
-            "folder as the model"
+            f"with a network: `hf download {name} --local-dir {name.split('/')[-1]}`; then pass "
+            "that folder as the model"
         )
         raise ModelError(f"{how}. ({type(err).__name__})") from err
     kinds = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}

@@ -70,6 +70,12 @@ def test_torchvision_stays_out():
     assert find_spec("torchvision") is None, "torchvision is installed: remove it"
 
 
+def test_the_lock_holds_no_cuda_libraries():
+    """Gigabytes that no test needs; a lock resolved against a CUDA build of torch drags them in."""
+    heavy = ("cuda-", "nvidia-", "triton")
+    assert [name for name in pins("requirements.lock") if name.startswith(heavy)] == []
+
+
 def test_the_book_needs_no_torch_and_agrees_with_the_full_lock():
     full, book = pins("requirements.lock"), pins("requirements-book.lock")
     assert "torch" not in book

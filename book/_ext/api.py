@@ -55,7 +55,10 @@ def class_arguments(node: ast.ClassDef) -> str:
 
 
 class Api(SphinxDirective):
-    """One section per module, in it one section per public function or class."""
+    """One section per module, in it one section per public function or class.
+
+    Chapters point at them with {mod}`difftools.sphere` and {func}`difftools.sphere.slerp`.
+    """
 
     def run(self) -> list[nodes.Node]:
         sections = []
@@ -63,12 +66,20 @@ class Api(SphinxDirective):
             members = [self.entry(f"{name}.{node.name}", node) for node in public(tree.body)]
             if members:
                 sections.append(section(name, name, self.text(tree), *members))
+                self.python.note_module(name, nodes.make_id(name), "", "", False)
         for file in (ROOT / "difftools").rglob("*.py"):
             self.env.note_dependency(str(file))
         return sections
 
+    @property
+    def python(self):
+        """The index of Python names that roles look into."""
+        return self.env.get_domain("py")
+
     def entry(self, path: str, node: ast.stmt) -> nodes.section:
         """The section of one function or class; methods follow the text of their class."""
+        kind = "class" if isinstance(node, ast.ClassDef) else "function"
+        self.python.note_object(path, kind, nodes.make_id(path))
         out = section(path, node.name, [code(signature(node))], *self.text(node))
         for method in public(node.body) if isinstance(node, ast.ClassDef) else []:
             out += nodes.container("", code(signature(method)), *self.text(method),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..code import Code, noise
+from ..code import Code, generator, noise
 from ..images import validate
 from .denoiser import Denoiser
 from .schedule import Node, grid
@@ -164,7 +164,7 @@ def ancestral(
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
     seeds = range(len(x)) if seeds is None else seeds
-    gens = [torch.Generator().manual_seed(3 * 2**40 + int(s)) for s in seeds]
+    gens = [generator(s, "ancestral") for s in seeds]
     for a, b in zip(nodes, nodes[1:]):
         x0, eps = denoiser.x0_eps(x, a)
         if b.sigma > a.sigma:

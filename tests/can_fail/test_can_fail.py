@@ -1,6 +1,5 @@
 """The suite goes red when it should: each fault planted here is found by the rule meant for it."""
 
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+
 from difftools import book
 from difftools.provenance import ROOT
 from notebooks import structure, toy
@@ -165,8 +165,9 @@ def test_a_misspelt_parameter_stops_the_run(root):
 def red(command: list[str], cwd: Path) -> str:
     """Run pytest where it must fail; returns what it says."""
     options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    done = subprocess.run([sys.executable, "-m", "pytest", *options, *command], cwd=cwd, text=True,
-                          env={**os.environ, "PYTHONPATH": str(cwd)}, capture_output=True, timeout=600)
+    environment = {**os.environ, "PYTHONPATH": str(cwd)}
+    done = subprocess.run([sys.executable, "-m", "pytest", *options, *command], cwd=cwd,
+                          env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1, done.stdout + done.stderr        # 1: tests ran, and some failed
     return done.stdout
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import nbformat
+
 from difftools import book, claims, register
 from difftools.provenance import code_hash
 
@@ -114,7 +115,7 @@ def anatomy(root: Path, chapter: str, nb: nbformat.NotebookNode) -> Problems:
     wrong = [] if heads[:1] == [("#", question)] else [f"the title is not {question!r}"]
     wrong += [f"no section {name!r}" for name in SECTIONS
               if not any(title.lower().startswith(name) for level, title in heads if level == "##")]
-    if len(re.findall(r"^\$\$ \([\w-]+\)$|^[`:]{3,}\{math\}.*\n:label: ", text, re.M)) < 2:
+    if len(re.findall(r"\$\$ \([\w-]+\)$|^[`:]{3,}\{math\}.*\n:label: ", text, re.M)) < 2:
         wrong.append("fewer than two numbered equations")
     recall = re.search(r"^## Recall.*?$(.*?)(?=^## |\Z)", text, re.M | re.S | re.I)
     if recall and len(re.findall(r"^\d+\. ", recall.group(1), re.M)) != 5:

@@ -6,6 +6,7 @@ import shutil
 import nbformat
 import papermill
 import pytest
+
 from difftools import book, claims
 from difftools.provenance import ROOT
 from notebooks import structure, toy

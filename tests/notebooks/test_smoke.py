@@ -1,6 +1,7 @@
 """Every chapter runs with other parameters than the recorded ones, and says so."""
 
 import pytest
+
 from difftools import book
 from difftools.claims import line
 

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import nbformat
-from difftools import book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from difftools import book
 
 CHAPTER = "toy"
 REGISTER = '''

@@ -12,7 +12,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
 )
 
-from difftools.code import noise
+from difftools.code import generator, noise
 from difftools.diffusion import denoiser as D
 from difftools.diffusion import schedule as S
 from difftools.diffusion.model import ancestral
@@ -135,7 +135,7 @@ def test_ancestral_with_eta_one_is_ddpm_with_the_posterior_variance(pair):
     scheduler = DDPMScheduler(**betas, variance_type="fixed_small", clip_sample=False)
     nodes = subgrid(d.schedule, range(600, 700))[::-1]
     z = x = noise(range(2), SHAPE, "prior", torch.float64)
-    gens = [torch.Generator().manual_seed(3 * 2**40 + s) for s in range(2)]
+    gens = [generator(s, "ancestral") for s in range(2)]
     for a in nodes[:-1]:
         t = round(a.t)
         n = torch.stack([torch.randn(SHAPE, generator=g) for g in gens]).double()
