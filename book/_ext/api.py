@@ -67,6 +67,7 @@ class Api(SphinxDirective):
             if members:
                 sections.append(section(name, name, self.text(tree), *members))
                 self.python.note_module(name, nodes.make_id(name), "", "", False)
+                self.python.note_object(name, "module", nodes.make_id(name))
         for file in (ROOT / "difftools").rglob("*.py"):
             self.env.note_dependency(str(file))
         return sections

@@ -1,4 +1,6 @@
-"""Combs have the hole and the divergences of the theorem; certificates find holes that are there, and no other."""
+"""Combs have the hole and the divergences of the theorem; certificates find the holes that are
+there, and no other.
+"""
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ def test_kl_bernoulli_of_known_pairs():
 @pytest.mark.parametrize("width", [2.0, 0.25])
 def test_comb_has_the_hole_and_the_least_divergence(name, width):
     got = H.divergences(H.comb(PRIORS[name], width, 0.01, 0.49))
-    assert got["p(S)"] == pytest.approx(0.49, abs=1e-4) and got["q(S)"] == pytest.approx(0.01, abs=1e-5)
+    assert got["p(S)"] == pytest.approx(0.49, abs=1e-4) and got["q(S)"] == pytest.approx(
+        0.01, abs=1e-5
+    )
     assert got["KL(q‖p)"] == pytest.approx(H.kl_bernoulli(0.01, 0.49), rel=1e-4)
     assert got["KL(p‖q)"] == pytest.approx(H.kl_bernoulli(0.49, 0.01), rel=1e-4)
     assert got["TV"] == pytest.approx(0.48, abs=1e-4)
@@ -31,7 +35,9 @@ def test_comb_has_the_hole_and_the_least_divergence(name, width):
 @pytest.mark.parametrize("name", PRIORS)
 def test_w2_of_a_comb_shrinks_with_its_cells(name):
     w2 = [H.w2_comb(H.comb(PRIORS[name], width, 0.01, 0.49)) for width in (1.0, 0.5, 0.25)]
-    assert w2[0] > w2[1] > w2[2] > 0 and all(v < w for v, w in zip(w2, (1.0, 0.5, 0.25), strict=True))
+    assert w2[0] > w2[1] > w2[2] > 0 and all(
+        v < w for v, w in zip(w2, (1.0, 0.5, 0.25), strict=True)
+    )
 
 
 def test_w2_against_sorted_draws():
@@ -41,10 +47,14 @@ def test_w2_against_sorted_draws():
     q = np.where(x < c.cuts[k], *c.ratios)
     cum = np.cumsum(q) / q.sum()
     u = (np.arange(400_000) + 0.5) / 400_000
-    assert np.sqrt(np.mean((np.interp(u, cum, x) - x) ** 2)) == pytest.approx(H.w2_comb(c), rel=2e-3)
+    assert np.sqrt(np.mean((np.interp(u, cum, x) - x) ** 2)) == pytest.approx(
+        H.w2_comb(c), rel=2e-3
+    )
 
 
-@pytest.mark.parametrize("eps, delta, width", [(0.5, 0.4, 1.0), (0.0, 0.4, 1.0), (0.1, 1.0, 1.0), (0.1, 0.4, 0.0)])
+@pytest.mark.parametrize(
+    "eps, delta, width", [(0.5, 0.4, 1.0), (0.0, 0.4, 1.0), (0.1, 1.0, 1.0), (0.1, 0.4, 0.0)]
+)
 def test_comb_refuses_what_is_no_hole(eps, delta, width):
     with pytest.raises(ValueError, match="eps < delta"):
         H.comb(stats.norm(), width, eps, delta)
@@ -66,7 +76,9 @@ def test_hole_of_a_scaled_law(scale):
 
 
 def test_a_region_may_be_a_shell():
-    both = torch.cat([1.2 * FRESH[:150], 0.8 * FRESH[150:]])              # right on average, wrong on either side
+    both = torch.cat(
+        [1.2 * FRESH[:150], 0.8 * FRESH[150:]]
+    )  # right on average, wrong on either side
     assert H.certificate(H.table(Z), H.table(both))["hole"][1] > 0.4
 
 
