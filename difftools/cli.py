@@ -53,10 +53,10 @@ def cli():
     difftools invert photo.png         invert your own image: three numbers, a latent, a picture
     difftools run inversion            run a chapter with other parameters
     """
-    licences = logging.getLogger("difftools.data")  # each set names its licence once
-    if not licences.handlers:
-        licences.addHandler(logging.StreamHandler())
-        licences.setLevel(logging.INFO)
+    licences, handler = logging.getLogger("difftools.data"), logging.StreamHandler()
+    licences.addHandler(handler)  # each set names its licence once
+    licences.setLevel(logging.INFO)
+    click.get_current_context().call_on_close(lambda: licences.removeHandler(handler))
 
 
 @cli.command()

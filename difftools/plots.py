@@ -67,7 +67,7 @@ def lines(x, series: dict, xlabel: str, ylabel: str, ax=None, log: str = "", **l
         (h,) = ax.plot(x, y, marker=MARKERS[i % 10], ms=4.5, ls=LINES[i % 8], label=label)
         if band:
             ax.fill_between(x, *band, color=h.get_color(), alpha=0.18, lw=0)
-    _finish(ax, xlabel, ylabel, log, level)
+    _finish(ax, xlabel, ylabel, log, level, ticks=x if len(x) <= 9 else None)
     return ax
 
 
@@ -90,13 +90,16 @@ def dots(series: dict, xlabel: str, ax=None, log: str = "", **level: float):
     return ax
 
 
-def _finish(ax, xlabel, ylabel, log, level, vertical=False) -> None:
+def _finish(ax, xlabel, ylabel, log, level, vertical=False, ticks=None) -> None:
     for i, (name, v) in enumerate(level.items()):
         draw = ax.axvline if vertical else ax.axhline
         draw(v, color="0.25", lw=1.1, ls=LINES[(i + 1) % 8], label=name.replace("_", " "), zorder=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if "x" in log:
         ax.set_xscale("log")
+        if ticks is not None:
+            ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
+            ax.minorticks_off()
     if "y" in log:
         ax.set_yscale("log")
     if ax.get_legend_handles_labels()[1]:

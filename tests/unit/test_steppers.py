@@ -39,16 +39,19 @@ def test_every_stepper_converges_to_the_exact_flow(gaussian_model, law, images, 
     )  # uniform time: one huge step next to the image
 
 
-@pytest.mark.parametrize("stepper, db", [("ddim", 6), ("heun", 18), ("dpm2m", 18), ("pec", 18)])
-def test_round_trip_gains_its_order_in_db_per_doubling(mixture_model, images, stepper, db):
-    """Order p retraces even terms: 6 dB for DDIM, 18 dB for second-order rules."""
+@pytest.mark.parametrize(
+    "stepper, db, steps", [("ddim", 6, 64), ("heun", 18, 64), ("pec", 18, 64), ("dpm2m", 12, 256)]
+)
+def test_round_trip_gains_its_order_in_db_per_doubling(mixture_model, images, stepper, db, steps):
+    """Order p retraces even terms: 6 dB for DDIM, 18 dB for second-order rules.
+
+    DPM-Solver++ starts with a first-order step, whose error is not retraced: 12 dB in the end.
+    """
     quality = [
-        psnr(
-            images, (m := mixture_model.with_(steps=n, stepper=stepper)).decode(m.encode(images))
-        ).median()
-        for n in (64, 128)
+        psnr(images, (m := mixture_model.with_(steps=n, stepper=stepper)).decode(m.encode(images)))
+        for n in (steps, 2 * steps)
     ]
-    assert float(quality[1] - quality[0]) == pytest.approx(db, abs=2.5)
+    assert float((quality[1] - quality[0]).median()) == pytest.approx(db, abs=1.5)
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,13 @@ def test_the_card_s_error_ratio_can_be_recomputed():
     rank).
     """
     card = zoo.card("ddpm-vehicles32")
-    lam = np.array([-3.0, 0.0, 2.0])
+    lam = np.array([-3.0, -1.0, 0.0])  # at these levels 256 eigenpairs are as good as all
     errors = error_ratio(
         zoo.denoiser("ddpm-vehicles32"), zoo.gaussian_vehicles32(), data.domain("vehicles", 48), lam
     ).mean(1)
     ratio = errors[:, 0] / errors[:, 1]
     recorded = np.interp(lam, card["lam"], card["error_ratio"])
-    np.testing.assert_allclose(ratio, recorded, rtol=0.12)
+    np.testing.assert_allclose(ratio, recorded, rtol=0.05)
 
 
 @pytest.mark.parametrize("name", ["ddpm-vehicles32", "ddpm-eps-vehicles32", "untrained"])
