@@ -26,7 +26,7 @@ def use_style() -> None:
         {
             "figure.facecolor": "white",
             "savefig.facecolor": "white",
-            "figure.dpi": 100,
+            "figure.dpi": 80,
             "savefig.bbox": "tight",
             "axes.titlesize": 11,
             "legend.frameon": True,
