@@ -14,7 +14,6 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
-
 BANDS = {"low": (0, 1 / 16), "mid": (1 / 16, 1 / 8), "fine": (1 / 8, 1 / 4), "high": (1 / 4, 1)}
 
 

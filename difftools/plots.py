@@ -125,8 +125,8 @@ def table(rows: list[dict], caption: str = "", digits: int = 3):
     )
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return HTML(
-        f'<div style="overflow-x:auto"><table class="table">{title}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        '<div style="overflow-x:auto;white-space:nowrap;font-size:85%"><table class="table">'
+        f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
