@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -28,6 +29,7 @@ from .provenance import ROOT, code_hash
 TIMEOUT = 1800                      # seconds for one cell: against a hang only
 # The figure of the README and the front page: chapter, name, and where its copy goes.
 FRONT = ("inversion", "fig-inv-controls", "book/_static/first_figure.png")
+FRAME = re.compile(r"(?<=data:image/png;base64,)[A-Za-z0-9+/=]+")
 THREADS = "2"                       # of a recorded run: sums depend on it in their last digits
 
 
@@ -202,14 +204,19 @@ def record(chapter: str, root: Path = ROOT) -> None:
 
 
 def _slim(nb: nbformat.NotebookNode) -> None:
-    """Compress the PNG outputs of a notebook as far as they go without loss."""
+    """Compress the PNGs of a notebook, its sliders' frames too, as far as they go without loss."""
     from PIL import Image
-    for output in (o for cell in nb.cells for o in cell.get("outputs", [])):
-        if "image/png" in output.get("data", {}):
-            small = io.BytesIO()
-            image = Image.open(io.BytesIO(base64.b64decode(output["data"]["image/png"])))
-            image.convert("RGB").save(small, "PNG", optimize=True)
-            output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()
+
+    def smaller(png: str) -> str:
+        out = io.BytesIO()
+        Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").save(out, "PNG", optimize=True)
+        return base64.b64encode(out.getvalue()).decode()
+
+    for data in (o.get("data", {}) for cell in nb.cells for o in cell.get("outputs", [])):
+        if "image/png" in data:
+            data["image/png"] = smaller(data["image/png"])
+        if "text/html" in data:
+            data["text/html"] = FRAME.sub(lambda m: smaller(m[0]), data["text/html"])
 
 
 def figure(nb: nbformat.NotebookNode, name: str) -> bytes:
