@@ -186,7 +186,9 @@ def record(chapter: str, root: Path = ROOT) -> None:
         "difftools": nb.metadata.get("difftools", {})})
     client = NotebookClient(nb, timeout=TIMEOUT, kernel_name="python3", record_timing=False,
                             resources={"metadata": {"path": str(root / "notebooks")}})
-    with _environment(root, DIFFTOOLS_RECORD="1", OMP_NUM_THREADS=THREADS, CUDA_VISIBLE_DEVICES=""):
+    # Threads that wait asleep: spinning ones take minutes from each other on a busy machine.
+    pinned = {"OMP_NUM_THREADS": THREADS, "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
+    with _environment(root, DIFFTOOLS_RECORD="1", **pinned):
         client.execute(env=dict(os.environ))
     expected = assemble(nb)
     nb.metadata.pop("language_info", None)
