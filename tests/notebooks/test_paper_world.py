@@ -6,27 +6,16 @@ Only size, not code, separates this run from one with an official checkpoint.
 from __future__ import annotations
 
 import pytest
-import torch
 
 from difftools import book
+from tiny import save_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A folder as `hf download google/ddpm-cifar10-32` leaves it, with a few thousand weights."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=32,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
     folder = tmp_path_factory.mktemp("pipeline")
-    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    save_pipeline(folder)
     return folder
 
 

@@ -10,6 +10,7 @@ import torch
 from difftools import data, zoo
 from difftools.diffusion.inversion import error_ratio, round_trip
 from difftools.metrics import psnr
+from tiny import save_pipeline
 
 EMBEDDED = [n for n, e in zoo.MODELS.items() if e.weights and e.system == "DDPM"]
 
@@ -133,27 +134,11 @@ def test_unknown_models_list_the_known_ones():
         zoo.load("ddpm-vehicle32")
 
 
-def make_pipeline(folder, prediction_type="epsilon"):
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=32,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
-    DDPMPipeline(unet, DDPMScheduler(prediction_type=prediction_type)).save_pretrained(folder)
-    return unet
-
-
 @pytest.mark.parametrize(
     "kind, predicts", [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")]
 )
 def test_a_diffusers_folder_is_a_model(tmp_path, kind, predicts):
-    unet = make_pipeline(tmp_path / "pipe", kind)
+    unet = save_pipeline(tmp_path / "pipe", kind)
     m = zoo.load(str(tmp_path / "pipe"), steps=4, stepper="reversible_heun")
     assert m.denoiser.predicts == predicts and m.denoiser.shape == (3, 32, 32)
     x = data.domain("animals", 2)
