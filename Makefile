@@ -31,12 +31,14 @@ help:        ## show this list
 
 setup: $(STAMP)        ## make .venv: the full lock and the package, editable
 $(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.11, or name it: make setup PYTHON=…"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP_INSTALL) -r requirements.lock
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(BOOK_STAMP): requirements-book.lock
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.11, or name it: make book PYTHON=…"; exit 2; }
 	$(PYTHON) -m venv $(BOOK_VENV)
 	$(BOOK_VENV)/bin/python $(PIP_INSTALL) -r requirements-book.lock
 	@touch $@
@@ -61,7 +63,7 @@ notebooks: $(STAMP)        ## run every chapter in place and record it; CHAPTER=
 	$(BIN)/python -m difftools.book record $(CHAPTER)
 
 lab: $(STAMP)        ## open the chapters in JupyterLab
-	$(BIN)/jupyter lab $(LAB_ARGS) notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks
 
 # "+cpu" goes: a lock with the plain version fits every build of torch
 lock:        ## resolve the lock files anew (needs uv)

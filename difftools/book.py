@@ -250,8 +250,14 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _link(chapter: str, root: Path) -> str:
-    there = _path(chapter, root).exists()
-    return f"[{chapter}](../notebooks/{chapter}.ipynb)" if there else chapter
+    there, title = _path(chapter, root).exists(), chapter.replace("_", " ")
+    return f"[{title}](../notebooks/{chapter}.ipynb)" if there else f"{title} (to come)"
+
+
+def _verdict(word: str) -> str:
+    """A verdict with its colour, where it has one."""
+    kind = word.split(",")[0].split()[0]
+    return f"[{word}]{{.{kind}}}" if kind in ("holds", "fails", "depends") else word
 
 
 def _anchor(claim: str) -> str:
@@ -269,6 +275,8 @@ the chapter is not written, or evidence is still to come. *Not run*: it needs da
 you download.
 
 ## Claims
+
+{decided} of {total} claims have a verdict in at least one world.
 {claims}
 ## Evidence
 
@@ -287,11 +295,14 @@ def scoreboard(root: Path = ROOT) -> str:
     """The page ``book/scoreboard.md``: claims, verdicts and their evidence, checks, systems."""
     entries, rows = register.register(root), claims_table(root)
     board, evidence, checks = [], [], []
-    for row in rows:
+    open_ = {"pending", "not run"}
+    decided = [row for row in rows if {*row["verdicts"].values()} - open_]
+    # what is decided first; the register's order within
+    for row in sorted(rows, key=lambda row: row not in decided):
         pieces = entries[row["id"]]["pieces"]
         name = f"[{row['id']}](#{_anchor(row['id'])})" if pieces else row["id"]
         board.append([name, row["statement"], _link(row["chapter"], root),
-                      *(row["verdicts"].get(world, "–") for world in "SEP")])
+                      *(_verdict(row["verdicts"].get(world, "–")) for world in "SEP")])
         evidence += _section(entries[row["id"]], row, root) if pieces else []
     for chapter in chapters(root):
         for name, c in (claims.recorded(chapter, root) or {"checks": {}})["checks"].items():
@@ -300,6 +311,7 @@ def scoreboard(root: Path = ROOT) -> str:
     systems = [[f"{s['name']} ({s['note']})" if "note" in s else s["name"],
                 _link(s["chapter"], root), s["status"]] for s in register.tables(root)["system"]]
     return SCOREBOARD.format(
+        decided=len(decided), total=len(rows),
         claims="\n".join(_table(["claim", "in short", "chapter", "S", "E", "P"], board)),
         evidence="\n".join(evidence),
         checks="\n".join(_table(["chapter", "check", "recorded", "tolerance", "why"], checks)),

@@ -1,4 +1,4 @@
-"""The command line: `difftools zoo | data | train | run | claims | bench | invert`.
+"""The command line: `difftools zoo | data | train | import | run | claims | bench | invert`.
 
 Exit status: 0 done, 2 bad input (one clear line on stderr), anything else a defect.
 """
@@ -123,7 +123,7 @@ def data_verify(name, as_json):
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(["ddpm", "ddpm-eps"]))
+@click.argument("name", type=click.Choice(["ddpm", "ddpm-eps", "dae", "ldm", "d2c", "v"]))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -145,6 +145,10 @@ def train(name, out, checkpoint, images, device, threads):
     \b
     ddpm       the residual of a Gaussian denoiser (ddpm-vehicles32)
     ddpm-eps   the same network and images, plain epsilon-prediction: the control
+    dae        semantic encoder and conditional denoiser, then a model of the codes
+    ldm        VQ autoencoder, then a denoiser of its latents
+    d2c        contrastive autoencoder, then a denoiser of its latents
+    v          v-prediction on the cosine schedule, another architecture
 
     Needs CIFAR-10 (`difftools data fetch cifar10-train`, or `difftools data import ARCHIVE`). An
     interrupted run goes on where it stopped.
@@ -187,10 +191,11 @@ def train(name, out, checkpoint, images, device, threads):
 def run(chapter, profile, world, parameters, out):
     """Run a chapter into a copy; the committed chapter stays as it is.
 
-    Checks compare only at the recorded parameters; with others the chapter reports. An unknown
-    parameter is an error. Example: difftools run inversion --profile smoke -p seed=3
+    Prints its verdicts: in profile smoke they rest on a handful of images. Checks compare only at
+    the recorded parameters; with others the chapter reports. An unknown parameter is an error. Example: difftools run inversion --profile smoke -p seed=3
     """
     from . import book
+    from . import claims as claims_
 
     given = {}
     for item in parameters:
@@ -204,8 +209,10 @@ def run(chapter, profile, world, parameters, out):
     if world:
         given["world"] = world
     out = out or Path(f"{chapter}-{profile}.ipynb")
-    book.run(chapter, out, profile=profile, **given)
-    click.echo(f"{out}")
+    for record in book.run(chapter, out, profile=profile, **given):
+        if record["kind"] == "verdict":
+            click.echo(claims_.line(record))
+    click.echo(f"written to {out}")
 
 
 @cli.command()
@@ -224,18 +231,49 @@ def claims(as_json):
     show(rows, as_json)
 
 
+@cli.command("import")
+@click.argument("system")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", default="", help="Model of world P [default: the one whose shapes fit].")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON file with another architecture of the same class.",
+)
+def import_(system, file, name, config):
+    """Convert an official checkpoint to safetensors and a note, for `difftools zoo` and world P.
+
+    \b
+    SYSTEM  dae  DiffAE, last.ckpt          d2c  D2C, model.ckpt
+            ldm  latent diffusion, .ckpt    adm  guided-diffusion, improved-diffusion, FFHQ-10m, .pt
+
+    Takes the weights that official inference uses (averaged ones where there are some). Nothing in
+    the file is executed; a file that would have to be is refused, and so is one with a missing, an
+    extra or a misshapen tensor, by name.
+    """
+    from . import zoo
+
+    given = json.loads(config.read_text()) if config else None
+    done = zoo.import_official(system, file, name, given)
+    click.echo(f"{done}: {zoo.imported(done)}")
+
+
 @cli.command()
 @click.option("--steps", type=click.IntRange(2), default=20, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--repeats", type=click.IntRange(3), default=7, show_default=True)
-def bench(steps, batch, repeats):
+@click.option("--to-45-db", is_flag=True, help="Instead: what a round trip of 45 dB costs.")
+def bench(steps, batch, repeats, to_45_db):
     """Speed of inversion, side by side in one run: ours, diffusers', and the bare network as the
     limit.
     """
     import runpy
 
-    script = Path(__file__).resolve().parents[1] / "benchmarks" / "inversion_speed.py"
-    runpy.run_path(str(script))["main"](steps, batch, repeats)
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    if to_45_db:
+        runpy.run_path(str(folder / "evaluations_to_45_db.py"))["main"]()
+    else:
+        runpy.run_path(str(folder / "inversion_speed.py"))["main"](steps, batch, repeats)
 
 
 @cli.command()
@@ -247,7 +285,12 @@ def bench(steps, batch, repeats):
     help="Name from `difftools zoo`, hub name or folder.",
 )
 @click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--stepper", default="pec", show_default=True)
+@click.option(
+    "--stepper",
+    default="pec",
+    show_default=True,
+    help="ddim, fixed_point_ddim, heun, dpm2m, pec, reversible_heun, edict, bdia or belm.",
+)
 @click.option(
     "--refine",
     type=click.IntRange(0),
@@ -261,17 +304,23 @@ def bench(steps, batch, repeats):
 def invert(path, model, steps, stepper, refine, seed, out, as_json):
     """Invert an image file or a folder of images: image → latent → image.
 
-    Prints three numbers for each image: the round trip's PSNR (and SSIM), and latent statistics
-    beside their white noise range; a PSNR alone says little (chapter 1). Writes
-    OUT/latents.safetensors, OUT/reconstruction/*.png, OUT/report.json and OUT/sheet.png (image,
-    latent, reconstruction).
+    Each image is cut to its centre square and resized to the model's size (32 px for the models
+    that ship). Prints for each the round trip's PSNR and SSIM, and statistics of its latent beside
+    the range of white noise: a PSNR alone says little (chapter 1). Writes OUT/latents.safetensors,
+    OUT/reconstruction/*.png, OUT/report.json and OUT/sheet.png (image, latent, reconstruction).
+    Unreadable files end the run before anything is written.
     """
     from .invert import invert_files
 
-    rows = invert_files(path, out, model, steps=steps, stepper=stepper, refine=refine, seed=seed)
-    show(rows, as_json)
-    if not as_json:
-        click.echo(f"written to {out}/")
+    settings = {"steps": steps, "stepper": stepper, "refine": refine, "seed": seed}
+    report = invert_files(path, out, model, **settings)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    show(report["images"], False)
+    for name, (low, high) in report["white_noise_95"].items():
+        click.echo(f"{name}: 95 % of white noise lies in {low:.3f} … {high:.3f}")
+    click.echo(f"prepared: {report['preparation']}; written to {out}/")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -232,10 +232,9 @@ def trivial_hole(
 ) -> dict:
     """The hole that every finite sample has: the space further than `radius` from all its points.
 
-    points: (n, ...), the sample; q is its empirical law, so q(S) = 0 exactly. fresh: (m, ...), other
-    draws of the prior, for p(S), Clopper–Pearson. radius: by default half of sqrt(2 d), the usual
-    distance of two draws. Built in: prior_holes.
-    """
+    points: (n, ...), the sample; q is its empirical law, so q(S) = 0 exactly. fresh: (m, ...),
+    other draws of the prior, for p(S), Clopper–Pearson. radius: by default half of sqrt(2 d), the
+    usual distance of two draws. Built in: prior_holes. """
     a, b = points.double().flatten(1), fresh.double().flatten(1)
     radius = float(np.sqrt(a.shape[1] / 2)) if radius is None else radius
     outside = (torch.cdist(b, a).min(1).values > radius).numpy()

@@ -1,16 +1,17 @@
 """Models by name: the only place that knows files.
 
-`load(name)` gives a ready latent model: an embedded sibling, a control, a solvable world, or any
-unconditional diffusers pipeline by hub name or local folder. Weights are safetensors whose sha256
-stands in ``data/weights/manifest.json`` and is verified at every load.
-"""
+`load(name)` gives a ready latent model: an embedded sibling, a control, a solvable world, an
+imported official checkpoint, or any unconditional diffusers pipeline by hub name or local folder.
+Weights are safetensors whose sha256 is verified at every load: against
+``data/weights/manifest.json`` for what the book ships, against the note beside the file for what
+was imported. """
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,16 +19,23 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch import nn
 
-from . import data
+from . import data, official
 from .diffusion import denoiser as denoisers
+from .diffusion import latent as latents
+from .diffusion import schedule as schedules
+from .diffusion.dae import DAE
 from .diffusion.model import PixelDiffusion
-from .diffusion.schedule import Schedule, linear
+from .diffusion.schedule import Schedule
 from .gaussians import Gaussian
-from .nets.unet import VEHICLES32, GaussianPreconditioned, unet
+from .nets import adm, configs, nvae
+from .nets.unet import VEHICLES32, GaussianPreconditioned, VPredicting, parts, unet, vq
 
 IMAGE = (3, 32, 32)
 WEIGHTS = data.ROOT / "weights"
+LatentModel = PixelDiffusion | DAE | latents.LatentDiffusion
 
 
 class ModelError(ValueError):
@@ -36,35 +44,50 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the zoo: which system, which world, and how it is built from its tensors."""
+    """One row of the zoo.
+
+    module: config -> the networks and statistics that the weights file fills, None for controls.
+    model: (module, config) -> latent model. source: where an official checkpoint comes from; a
+    model without one ships with the book.
+    """
 
     system: str
     world: str
     title: str
-    build: Callable[[dict], denoisers.Denoiser]
-    weights: str | None = None
+    model: Callable[[nn.Module | None, dict], LatentModel]
+    module: Callable[[dict], nn.Module] | None = None
+    config: dict = field(default_factory=dict)
+    source: str = ""
 
 
 def tensors(file: str) -> dict[str, torch.Tensor]:
-    """Tensors of a weights file, float32; ModelError if it is missing, truncated or altered."""
+    """Tensors of a shipped weights file, float32; ModelError if it is missing, truncated or
+    altered.
+    """
     path, manifest = WEIGHTS / file, json.loads((WEIGHTS / "manifest.json").read_text())
     if not path.is_file():
         raise ModelError(
             f"{path.name} is missing: restore it with git, or train it with `difftools train`"
         )
+    state, sha = _verified(path, manifest.get(file), "restore it with git")
+    data.USED[path.relative_to(data.ROOT.parent).as_posix()] = sha
+    return state
+
+
+def _verified(path: Path, expected: str | None, remedy: str) -> tuple[dict, str]:
+    """(float32 tensors, sha256) of a safetensors file that must have the expected hash."""
     raw = path.read_bytes()
     sha = hashlib.sha256(raw).hexdigest()
-    if sha != manifest.get(file):
+    if sha != expected:
         raise ModelError(
             f"{path.name} is not the registered file (sha256 {sha[:12]}…, expected "
-            f"{str(manifest.get(file))[:12]}…): it is damaged or was changed; restore it with git"
+            f"{str(expected)[:12]}…): it is damaged or was changed; {remedy}"
         )
     try:
         state = load_tensors(raw)
     except SafetensorError as err:
         raise ModelError(f"{path.name} is no safetensors file: {err}") from err
-    data.USED[path.relative_to(data.ROOT.parent).as_posix()] = sha
-    return {k: v.float() for k, v in state.items()}
+    return {k: v.float() for k, v in state.items()}, sha
 
 
 @lru_cache(maxsize=1)
@@ -76,42 +99,130 @@ def gaussian_vehicles32() -> Gaussian:
     return Gaussian(g["mean"], g["eigenvalues"], g["U"], float(g["rest"]))
 
 
-def load_state(module: torch.nn.Module, state: dict, file: str) -> torch.nn.Module:
+def load_state(module: nn.Module, state: dict, file: str) -> nn.Module:
     """`load_state_dict`, strict, naming what is missing, extra or misshapen."""
-    have, want = (
-        {k: tuple(v.shape) for k, v in state.items()},
-        {k: tuple(v.shape) for k, v in module.state_dict().items()},
-    )
-    wrong = [f"missing {k}" for k in want.keys() - have] + [
-        f"extra {k}" for k in have.keys() - want
-    ]
-    wrong += [
-        f"{k} is {have[k]}, expected {want[k]}" for k in want.keys() & have if have[k] != want[k]
-    ]
-    if wrong:
-        raise ModelError(f"{file} does not fit its model: {'; '.join(sorted(wrong)[:5])}")
+    if wrong := official.misfits(state, shapes(module)):
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ModelError(f"{file} does not fit its model: {'; '.join(wrong[:5])}{more}")
     module.load_state_dict(state)
     return module.eval().requires_grad_(False)
 
 
-def _ddpm(state: dict) -> denoisers.Denoiser:
-    net = GaussianPreconditioned(unet(**VEHICLES32), gaussian_vehicles32())
-    net = load_state(net, state, "ddpm-vehicles32").to(memory_format=torch.channels_last)
-    return denoisers.Denoiser(net, linear(), IMAGE, "x0")
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a module's state dict."""
+    return {k: tuple(v.shape) for k, v in module.state_dict().items()}
 
 
-def _ddpm_eps(state: dict) -> denoisers.Denoiser:
-    return denoisers.from_unet(
-        load_state(unet(**VEHICLES32), state, "ddpm-eps-vehicles32"), linear(), IMAGE
-    )
+def _blank(shape: tuple[int, ...], rank: int) -> Gaussian:
+    """A Gaussian over latents of a shape whose numbers come from the weights file."""
+    d = torch.Size(shape).numel()
+    return Gaussian(torch.zeros(d), torch.ones(rank), torch.zeros(d, rank), 1.0)
 
 
-def _untrained(state: dict) -> denoisers.Denoiser:
+def _call(net: nn.Module, channels: int):
+    """(network of the denoiser's signature, what it predicts); a plain network predicts eps."""
+    if isinstance(net, GaussianPreconditioned):
+        return net, "v" if isinstance(net, VPredicting) else "x0"
+
+    def call(x, t, lam, *cond):
+        return denoisers.predict(net, x, t, *cond)[:, :channels]
+
+    return call, "eps"
+
+
+def _over(net: nn.Module, schedule: Schedule, shape: tuple[int, ...]) -> denoisers.Denoiser:
+    """A denoiser on a schedule, channels last."""
+    net = net.to(memory_format=torch.channels_last)
+    call, predicts = _call(net, shape[0])
+    return denoisers.Denoiser(call, schedule, shape, predicts)
+
+
+def _pixel(schedule: Callable[[], Schedule]):
+    return lambda net, config: PixelDiffusion(_over(net, schedule(), IMAGE))
+
+
+def _ddpm_module(config: dict) -> nn.Module:
+    return GaussianPreconditioned(unet(**config), gaussian_vehicles32())
+
+
+def _v_module(config: dict) -> nn.Module:
+    return VPredicting(adm.UNet(**config), gaussian_vehicles32())
+
+
+def _untrained(module, config: dict) -> PixelDiffusion:
     torch_state = torch.get_rng_state()
     torch.manual_seed(0)
     net = unet(**VEHICLES32)
     torch.set_rng_state(torch_state)  # loading a model never moves the caller's generator
-    return denoisers.from_unet(net, linear(), IMAGE)
+    return PixelDiffusion(denoisers.from_unet(net, schedules.linear(), IMAGE))
+
+
+def _adm(net: nn.Module, config: dict) -> PixelDiffusion:
+    """The OpenAI dialect: a chain of `chain` steps, its network told times rescaled to 1000."""
+    schedule = schedules.SCHEDULES[config["schedule"]](config["chain"])
+    size = config["net"]["size"]
+    return PixelDiffusion(_over(net, schedule.told(config["told"]), (3, size, size)))
+
+
+def _dae_module(config: dict) -> nn.Module:
+    net = adm.DiffAE(**config["net"])
+    if config.get("preconditioned"):
+        net = GaussianPreconditioned(net, gaussian_vehicles32())
+    k = config["net"]["cond"]
+    if "latent" not in config:
+        return parts({"net": net})
+    latent = adm.LatentMLP(**config["latent"])
+    return parts({"net": net, "latent": latent}, mean=torch.zeros(k), std=torch.ones(k))
+
+
+def _dae(module: nn.ModuleDict, config: dict) -> DAE:
+    net, k, size = module["net"], config["net"]["cond"], config["net"]["size"]
+    encoder = (net.net if config.get("preconditioned") else net).encoder
+    diffusion = PixelDiffusion(_over(net, schedules.linear(), (3, size, size)))
+    if "latent" not in config:
+        return DAE(encoder, diffusion, None, torch.zeros(k), torch.ones(k))
+    latent = module["latent"]
+    d = denoisers.Denoiser(lambda z, t, lam: latent(z, t), schedules.constant(), (k,))
+    return DAE(encoder, diffusion, PixelDiffusion(d, steps=100), module.mean, module.std)
+
+
+def _latent_net(config: dict, net: nn.Module) -> nn.Module:
+    """The denoiser over latents: as published, or around a Gaussian that the file brings."""
+    if "rank" not in config:
+        return net
+    return GaussianPreconditioned(net, _blank(config["latent"], config["rank"]), keep=True)
+
+
+def _ldm_module(config: dict) -> nn.Module:
+    net = _latent_net(config, adm.UNet(**config["net"]))
+    return parts({"first": vq(**config["first"]), "net": net})
+
+
+def _ldm(module: nn.ModuleDict, config: dict) -> latents.LatentDiffusion:
+    size = config["first"]["size"]
+    diffusion = PixelDiffusion(_over(module["net"], schedules.sqrt_linear(), config["latent"]))
+    zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    first = latents.VQ(module["first"])
+    return latents.LatentDiffusion(first, diffusion, (3, size, size), zero, one)
+
+
+def _d2c_module(config: dict) -> nn.Module:
+    net, c = _latent_net(config, unet(**config["net"])), config["latent"][0]
+    first = nvae.NVAE(**config["first"])
+    statistics = {"mean": torch.zeros(1, c, 1, 1), "std": torch.ones(1, c, 1, 1)}
+    return parts({"first": first, "net": net}, **statistics)
+
+
+def _d2c(module: nn.ModuleDict, config: dict) -> latents.LatentDiffusion:
+    size = config["size"]
+    diffusion = PixelDiffusion(_over(module["net"], schedules.linear(), config["latent"]))
+    first = latents.NVAE(module["first"])
+    return latents.LatentDiffusion(first, diffusion, (3, size, size), module.mean, module.std)
+
+
+def _openai(title: str, net: dict, schedule="linear", chain=1000, told=1.0, source="") -> Entry:
+    config = {"net": net, "schedule": schedule, "chain": chain, "told": told}
+    return Entry("ADM", "P", title, _adm, lambda c: adm.UNet(**c["net"]), config, source)
 
 
 MODELS: dict[str, Entry] = {
@@ -119,55 +230,259 @@ MODELS: dict[str, Entry] = {
         "DDPM",
         "E",
         "Gaussian-preconditioned DDPM, CIFAR-10 vehicles",
-        _ddpm,
-        "ddpm-vehicles32.safetensors",
+        _pixel(schedules.linear),
+        _ddpm_module,
+        VEHICLES32,
     ),
     "ddpm-eps-vehicles32": Entry(
         "DDPM",
         "E",
         "plain epsilon-prediction twin, a control",
-        _ddpm_eps,
-        "ddpm-eps-vehicles32.safetensors",
+        _pixel(schedules.linear),
+        lambda c: unet(**c),
+        VEHICLES32,
+    ),
+    "v-vehicles32": Entry(
+        "DDPM",
+        "E",
+        "v-prediction on the cosine schedule, OpenAI dialect",
+        _pixel(schedules.cosine),
+        _v_module,
+        configs.V_VEHICLES32,
+    ),
+    "dae-vehicles32": Entry(
+        "DAE",
+        "E",
+        "diffusion autoencoder, semantic code of 64 numbers",
+        _dae,
+        _dae_module,
+        {
+            "net": configs.DAE_VEHICLES32,
+            "latent": configs.LATENT_VEHICLES32,
+            "preconditioned": True,
+        },
+    ),
+    "ldm-vehicles32": Entry(
+        "LDM",
+        "E",
+        "latent diffusion over a VQ autoencoder, latents 3×16×16",
+        _ldm,
+        _ldm_module,
+        {
+            "first": configs.VQ_VEHICLES32,
+            "net": configs.LDM_VEHICLES32,
+            "latent": (3, 16, 16),
+            "rank": 128,
+        },
+    ),
+    "d2c-vehicles32": Entry(
+        "D2C",
+        "E",
+        "latent diffusion over a contrastive autoencoder, latents 8×8×8",
+        _d2c,
+        _d2c_module,
+        {
+            "first": configs.NVAE_VEHICLES32,
+            "net": configs.D2C_VEHICLES32,
+            "latent": (8, 8, 8),
+            "size": 32,
+            "rank": 512,
+        },
     ),
     "gaussian-vehicles32": Entry(
         "exact Gaussian",
         "S",
         "exact score of the training set's Gaussian, rank 256",
-        lambda s: denoisers.exact(gaussian_vehicles32(), IMAGE),
-        "gaussian-vehicles32.safetensors",
+        lambda m, c: PixelDiffusion(denoisers.exact(gaussian_vehicles32(), IMAGE)),
     ),
     "zero": Entry(
-        "control", "S", "the network that predicts no noise", lambda s: denoisers.zero(IMAGE)
+        "control",
+        "S",
+        "the network that predicts no noise",
+        lambda m, c: PixelDiffusion(denoisers.zero(IMAGE)),
     ),
-    "untrained": Entry("control", "E", "the DDPM's network before training (seed 0)", _untrained),
+    "untrained": Entry(
+        "control", "S", "the network of the DDPM with random weights (seed 0)", _untrained
+    ),
+    "dae-ffhq256": Entry(
+        "DAE",
+        "P",
+        "Diffusion Autoencoders, FFHQ 256 px",
+        _dae,
+        _dae_module,
+        {"net": configs.DAE_FFHQ256, "latent": configs.LATENT_FFHQ256},
+        "checkpoints/ffhq256_autoenc_latent/last.ckpt from the README of github.com/phizaz/diffae; "
+        "then `difftools import dae last.ckpt`",
+    ),
+    "ldm-ffhq256": Entry(
+        "LDM",
+        "P",
+        "latent diffusion, FFHQ 256 px, VQ-f4",
+        _ldm,
+        _ldm_module,
+        {"first": configs.VQ_F4, "net": configs.LDM_FFHQ256, "latent": (3, 64, 64)},
+        "model.ckpt of ffhq.zip from the README of github.com/CompVis/latent-diffusion; then "
+        "`difftools import ldm model.ckpt`",
+    ),
+    "d2c-ffhq256": Entry(
+        "D2C",
+        "P",
+        "D2C, FFHQ 256 px",
+        _d2c,
+        _d2c_module,
+        {
+            "first": configs.NVAE_FFHQ256,
+            "net": configs.D2C_FFHQ256,
+            "latent": (8, 32, 32),
+            "size": 256,
+        },
+        "checkpoints/ffhq_256/model.ckpt from the README of github.com/jiamings/d2c; then "
+        "`difftools import d2c model.ckpt`",
+    ),
+    "ddpm-ffhq256": _openai(
+        "ADM-light DDPM, FFHQ 256 px (FFHQ-10m)",
+        configs.FFHQ_10M,
+        source="ffhq_10m.pt, linked from the README of github.com/DPS2022/diffusion-posterior-"
+        "sampling; then `difftools import adm ffhq_10m.pt`",
+    ),
+    "adm-imagenet256": _openai(
+        "ADM, ImageNet 256 px, unconditional",
+        configs.ADM_IMAGENET256,
+        source="256x256_diffusion_uncond.pt from the README of github.com/openai/guided-diffusion; "
+        "then `difftools import adm 256x256_diffusion_uncond.pt`",
+    ),
+    **{
+        name: _openai(
+            f"improved DDPM, {title}",
+            config,
+            *rest,
+            source="the file of that name from the README of github.com/openai/improved-diffusion; "
+            "then `difftools import adm FILE`",
+        )
+        for name, title, config, *rest in (
+            ("iddpm-cifar10", "CIFAR-10 32 px", configs.IDDPM_CIFAR10, "cosine", 4000, 0.25),
+            ("iddpm-imagenet64", "ImageNet 64 px", configs.IDDPM_IMAGENET64, "cosine", 4000, 0.25),
+            ("iddpm-bedroom256", "LSUN bedroom 256 px", configs.IDDPM_BEDROOM256),
+        )
+    },
 }
 
 
+def imported(name: str) -> Path:
+    """Where `difftools import` puts a model's weights; its note lies beside, with suffix .json."""
+    return data.cache_folder() / "models" / f"{name}.safetensors"
+
+
+def present(name: str) -> bool:
+    """Whether a model can be loaded now."""
+    entry = MODELS[name]
+    shipped = WEIGHTS / f"{name}.safetensors"
+    return entry.module is None or (imported(name) if entry.source else shipped).is_file()
+
+
 @lru_cache(maxsize=8)
+def model(name: str, device: str = "cpu") -> LatentModel:
+    """The model of an entry, built once per process and device."""
+    entry, config = MODELS[name], MODELS[name].config
+    if entry.module is None:
+        return _named(entry.model(None, config), name, "cpu")
+    if entry.source:
+        if not present(name):
+            raise ModelError(f"{name} is not on this machine. Get {entry.source}")
+        note = json.loads(imported(name).with_suffix(".json").read_text())
+        state, _ = _verified(imported(name), note["sha256"], "import it again")
+        config = note["config"]
+    else:
+        state = tensors(f"{name}.safetensors")
+    module = load_state(entry.module(config), state, name).to(device)
+    return _named(entry.model(module, config), name, device)
+
+
+def _named(m: LatentModel, name: str, device: str) -> LatentModel:
+    return m.with_(name=name, device=device)
+
+
 def denoiser(name: str) -> denoisers.Denoiser:
     """The denoiser behind a model, built once per process."""
-    entry = MODELS[name]
-    return entry.build(tensors(entry.weights) if entry.weights else {})
+    return model(name).denoiser
 
 
-def load(name: str, **settings) -> PixelDiffusion:
+def load(name: str, device: str = "cpu", fast: str = "", **settings) -> LatentModel:
     """A latent model by name, hub name or local folder; settings as in `PixelDiffusion` (steps,
     stepper, …).
 
-    Raises ModelError with the known names, or with what to download and where to put it.
-    """
+    fast: "bf16" or "compile", see `denoiser.accelerated`. Raises ModelError with the known names,
+    or with what to download and where to put it. """
+    if fast:
+        plain = load(name, device, **settings)
+        return plain.with_(denoiser=denoisers.accelerated(plain.denoiser, fast))
     if name in MODELS:
-        return PixelDiffusion(denoiser(name), name, **settings)
+        return model(name, device).with_(**settings)
     if "/" in name or Path(name).is_dir():
-        return PixelDiffusion(from_diffusers(name), name, **settings)
+        return PixelDiffusion(from_diffusers(name, device), name, device=device, **settings)
     raise ModelError(
         f"unknown model {name!r}; known: {', '.join(MODELS)}, or a diffusers pipeline by hub name "
         "(google/ddpm-cifar10-32) or local folder"
     )
 
 
+def import_official(
+    system: str, file: str | Path, name: str = "", config: dict | None = None
+) -> str:
+    """Convert an official checkpoint to safetensors and a note (config, hashes); returns its name.
+
+    system: one of `official.SYSTEMS`. name: a model of world P, by default the one of this system
+    whose shapes fit. config: another architecture of the same class (for tests and own trainings).
+    Raises CheckpointError or ModelError before anything is written.
+    """
+    if system not in official.SYSTEMS:
+        raise ModelError(f"unknown system {system!r}; known: {', '.join(official.SYSTEMS)}")
+    of_system = [k for k, e in MODELS.items() if e.source and e.system == system.upper()]
+    if name and name not in of_system:
+        raise ModelError(f"{name!r} is no {system} model; known: {', '.join(of_system)}")
+    found, problems = official.read(file), {}
+    for candidate in [name] if name else of_system:
+        entry = MODELS[candidate]
+        used = config or entry.config
+        with torch.device("meta"):
+            want = shapes(entry.module(used))
+        state = official.SYSTEMS[system](found, used, want)
+        if system == "dae" and not any(k.startswith("latent.") for k in state):
+            used = {k: v for k, v in used.items() if k != "latent"}  # the file without its prior
+            want = {k: v for k, v in want.items() if k.startswith("net.")}
+            state = {k: v for k, v in state.items() if k.startswith("net.")}
+        wrong = official.misfits(state, want)
+        if not wrong:
+            _write_import(candidate, state, used, Path(file))
+            return candidate
+        problems[candidate] = wrong
+    best = min(problems, key=lambda k: len(problems[k]))
+    wrong = problems[best]
+    raise ModelError(
+        f"{Path(file).name} does not fit {best}: {'; '.join(wrong[:5])}"
+        + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+    )
+
+
+def _write_import(name: str, state: dict, config: dict, source: Path) -> None:
+    """Weights and note, each written aside and renamed."""
+    target = imported(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    save_file({k: v.detach().clone().contiguous() for k, v in state.items()}, part)
+    note = {
+        "model": name,
+        "config": config,
+        "sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        "source": source.name,
+        "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+    }
+    part.rename(target)
+    target.with_suffix(".json").write_text(json.dumps(note, indent=1) + "\n")
+
+
 @lru_cache(maxsize=2)
-def from_diffusers(name: str) -> denoisers.Denoiser:
+def from_diffusers(name: str, device: str = "cpu") -> denoisers.Denoiser:
     """Denoiser of an unconditional diffusers pipeline (U-Net + scheduler), from a local folder or
     the hub.
 
@@ -205,19 +520,23 @@ def from_diffusers(name: str) -> denoisers.Denoiser:
     schedule = Schedule(name, np.arange(len(ab), dtype=float), 0.5 * (np.log(ab) - np.log1p(-ab)))
     config = pipe.unet.config
     return denoisers.from_unet(
-        pipe.unet,
+        pipe.unet.to(device),
         schedule,
         (config.in_channels, config.sample_size, config.sample_size),
         kinds[kind],
     )
 
 
+@lru_cache(maxsize=64)
 def parameters(name: str) -> int | None:
-    """Number of trained parameters of a model, None for controls without weights."""
+    """Number of trained parameters of a model, None for controls; counted without memory or
+    files.
+    """
     entry = MODELS[name]
-    if not entry.weights or not (WEIGHTS / entry.weights).is_file():
+    if entry.module is None:
         return None
-    return sum(v.numel() for v in tensors(entry.weights).values())
+    with torch.device("meta"):
+        return sum(p.numel() for p in entry.module(entry.config).parameters())
 
 
 def card(name: str) -> dict:
@@ -226,24 +545,29 @@ def card(name: str) -> dict:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
+def dof_per_value(config: dict) -> float:
+    """Latent coordinates per pixel value of a configuration, without building it."""
+    if "latent" in config and "first" in config:
+        size = config.get("size") or config["first"]["size"]
+        return torch.Size(config["latent"]).numel() / (3 * size**2)
+    net = config.get("net", {})
+    return 1 + net["cond"] / (3 * net["size"] ** 2) if "cond" in net else 1.0
+
+
 def rows() -> list[dict]:
     """One row a model for `difftools zoo`: system, world, parameters, degrees of freedom, weights,
     floor.
     """
-    out = []
-    for name, e in MODELS.items():
-        present = e.weights is None or (WEIGHTS / e.weights).is_file()
-        passed = card(name).get("floor", {}).get("passed")
-        out.append(
-            {
-                "model": name,
-                "system": e.system,
-                "world": e.world,
-                "title": e.title,
-                "parameters": parameters(name),
-                "dof_per_value": PixelDiffusion.dof_per_value,
-                "weights": present,
-                "floor": passed,
-            }
-        )
-    return out
+    return [
+        {
+            "model": name,
+            "system": e.system,
+            "world": e.world,
+            "title": e.title,
+            "parameters": parameters(name),
+            "dof_per_value": round(dof_per_value(e.config), 6),
+            "weights": present(name),
+            "floor": card(name).get("floor", {}).get("passed"),
+        }
+        for name, e in MODELS.items()
+    ]

@@ -1,4 +1,6 @@
-"""A diffusers pipeline in the official layout with a few thousand weights, for more than one suite."""
+"""A diffusers pipeline in the official layout with a few thousand weights, for more than one
+suite.
+"""
 
 from __future__ import annotations
 

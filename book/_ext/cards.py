@@ -8,7 +8,8 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 DATA = Path(__file__).parents[2] / "data"
-SHOWN = {"error_ratio", "error_ratio_low", "error_ratio_high", "floor", "kid", "lam", "loss"}
+SHOWN = {"error_ratio", "error_ratio_low", "error_ratio_high", "floor", "kid", "lam", "loss",
+         "reconstruction"}
 
 
 class DataSets(SphinxDirective):
@@ -28,8 +29,10 @@ class ModelCards(SphinxDirective):
     """One section for every card data/weights/NAME.json, with its sample sheet NAME.png."""
 
     def run(self) -> list[nodes.Node]:
-        files = sorted((DATA / "weights").glob("*.json"))
-        return [self.section(file) for file in files if file.stem != "manifest"]
+        files = [f for f in (DATA / "weights").glob("*.json") if f.stem != "manifest"]
+        # controls, which fail the floor on purpose, come last
+        passed = {f: json.loads(f.read_text(encoding="utf-8"))["floor"]["passed"] for f in files}
+        return [self.section(f) for f in sorted(files, key=lambda f: (not passed[f], f.stem))]
 
     def section(self, file: Path) -> nodes.section:
         self.env.note_dependency(str(file))
@@ -39,7 +42,8 @@ class ModelCards(SphinxDirective):
         if file.with_suffix(".png").exists():
             alt = f"Samples of {file.stem}"
             out += nodes.image(uri=f"../data/weights/{file.stem}.png", alt=alt)
-        parts = [floor(card), quality(card), distances(card), facts(card)]
+            out += nodes.paragraph("", f"{alt}, not picked.")
+        parts = [floor(card), quality(card), distances(card), reconstruction(card), facts(card)]
         out += [part for part in parts if part]
         return out
 
@@ -57,7 +61,8 @@ def quality(card: dict) -> nodes.Node | None:
     if not all(key in card for key in keys):
         return None
     rows = [[f"{lam:+.1f}", f"{ratio:.3f}", f"{low:.3f} … {high:.3f}"]
-            for lam, ratio, low, high in zip(*(card[key] for key in keys), strict=True)]
+            for lam, ratio, low, high in zip(*(card[key] for key in keys), strict=True)
+            if lam == round(lam)]
     return table(["log-SNR λ", "error ÷ linear-MMSE error", "interval"], rows)
 
 
@@ -68,9 +73,20 @@ def distances(card: dict) -> nodes.Node | None:
     return table(["KID to held-out images", "value", "interval"], rows) if rows else None
 
 
+def reconstruction(card: dict) -> nodes.Node | None:
+    """Round trips by image domain, beside the autoencoder alone where there is one."""
+    found = card.get("reconstruction", {})
+    kinds = ["round trip", "autoencoder alone"]
+    cell = lambda row, kind: ("–" if kind not in row else  # noqa: E731
+                              f"{row[kind]['psnr']:.1f} dB, {row[kind]['ssim']:.3f}")
+    rows = [[name, *(cell(row, kind) for kind in kinds)] for name, row in found.items()]
+    return table(["reconstruction, median PSNR and SSIM", *kinds], rows) if rows else None
+
+
 def facts(card: dict) -> nodes.Node | None:
     """Everything else, one row for each number: the recipe, the seed, the time."""
-    rows = flatten({key: value for key, value in card.items() if key not in SHOWN})
+    rows = [row for row in flatten({k: v for k, v in card.items() if k not in SHOWN})
+            if row[0].split()[-1] != "loss"]
     return table(["fact", "value"], rows) if rows else None
 
 

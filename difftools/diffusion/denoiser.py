@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..gaussians import Gaussian, Mixture
+from ..nets.unet import predict
 from .schedule import Node, Schedule, linear
 
 PREDICTIONS = ("eps", "x0", "v")
@@ -50,10 +51,44 @@ class Denoiser:
             return p, (x - a * p) / s
         return a * x - s * p, s * x + a * p
 
-    def field(self, y: Tensor, at: Node) -> Tensor:
-        """dy/dtau = eps hat − x0 hat at the charted state y = x/(alpha + sigma)."""
-        x0, eps = self.x0_eps(at.unchart(y), at)
+    def field(self, y: Tensor, at: Node, clip: bool = False) -> Tensor:
+        """dy/dtau = eps hat − x0 hat at the charted state y = x/(alpha + sigma).
+
+        clip: x0 hat is clipped to [-1, 1] and eps hat derived from it again, so that the step stays
+        consistent.
+        """
+        x = at.unchart(y)
+        x0, eps = self.x0_eps(x, at)
+        if clip:
+            x0 = x0.clamp(-1, 1)
+            eps = (x - at.alpha * x0) / at.sigma
         return eps - x0
+
+
+FAST = ("bf16", "compile")
+
+
+def accelerated(denoiser: Denoiser, how: str) -> Denoiser:
+    """The same denoiser, faster; state and coefficients stay as they are.
+
+    "bf16": convolutions and attention in bfloat16 (latents move by a few per cent of their size, so
+    never for exactness above 50 dB). "compile": `torch.compile`, on a GPU with CUDA graphs
+    (latents move by float32 rounding). Raises ValueError on another name.
+    """
+    if how not in FAST:
+        raise ValueError(f"fast must be one of {FAST}, got {how!r}")
+    net = denoiser.net
+    if how == "compile":
+        gpu = torch.cuda.is_available()
+        return replace(
+            denoiser, net=torch.compile(net, mode="reduce-overhead" if gpu else "default")
+        )
+
+    def run(x, *told):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return net(x, *told).float()
+
+    return replace(denoiser, net=run)
 
 
 def exact(
@@ -80,12 +115,13 @@ def zero(shape: tuple[int, ...], schedule: Schedule | None = None) -> Denoiser:
 def from_unet(
     unet: torch.nn.Module, schedule: Schedule, shape: tuple[int, ...], predicts: str = "eps"
 ) -> Denoiser:
-    """A diffusers U-Net (called as unet(x, t).sample) as a denoiser; channels last, evaluation
-    mode.
+    """A U-Net, unet(x, t), as a denoiser; channels last, evaluation mode.
+
+    Output channels beyond the image's are a learned variance and are left out.
     """
     unet = unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def net(x, t, lam):
-        return unet(x.contiguous(memory_format=torch.channels_last), t).sample
+        return predict(unet, x.contiguous(memory_format=torch.channels_last), t)[:, : shape[0]]
 
     return Denoiser(net, schedule, shape, predicts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..code import noise
+from ..code import Code, noise
 from ..gaussians import Gaussian
 from ..metrics import psnr
 from .denoiser import Denoiser
@@ -20,7 +22,14 @@ def converged(model: PixelDiffusion, images: Tensor, steps: int = 160, seeds=Non
 
     The reference for `latent_error`; its own step error is measured by doubling `steps`.
     """
-    fine = model.with_(steps=steps, stepper="pec", spacing="log_snr", refine=0, dtype=torch.float64)
+    fine = model.with_(
+        steps=steps,
+        stepper="pec",
+        spacing="log_snr",
+        refine=0,
+        dtype=torch.float64,
+        convention=None,
+    )
     return fine.encode(images, seeds)["noise"]
 
 
@@ -52,6 +61,22 @@ def round_trip(
         "code": code,
         "images": back,
     }
+
+
+def sensitivity(
+    model: PixelDiffusion, code: Code, images: Tensor, size: float = 1e-3, seed: int = 0
+) -> np.ndarray:
+    """Root-mean-square change of the reconstruction per unit of change of `noise`, (B,).
+
+    What happens to an edit of the latent: `noise` moves by a random direction of root-mean-square
+    `size`, every other part of the code stays. images: the reconstruction of the unchanged code.
+    The flow of the ODE itself gives numbers of the order of 1. Built in: exact_inversion.
+    """
+    z = code["noise"]
+    move = size * noise(range(seed, seed + len(z)), z.shape[1:], "data", z.dtype)
+    moved = model.decode(replace(code, tensors=code.tensors | {"noise": z + move}))
+    change = (moved - images).flatten(1).norm(dim=1) / move.flatten(1).norm(dim=1)
+    return change.numpy()
 
 
 def denoising_error(denoiser: Denoiser, images: Tensor, at: Node, seeds=None) -> Tensor:

@@ -6,7 +6,7 @@ as EDM is rescaled at the denoiser's edge. Images are at high lam, noise at low 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,11 @@ class Schedule:
         """Log-SNR at time t; inverse of `t_of`."""
         sign = 1.0 if self.t[-1] > self.t[0] else -1.0
         return np.interp(sign * np.asarray(t, dtype=np.float64), sign * self.t, self.lam)
+
+    def told(self, times: float) -> Schedule:
+        """The same levels with the network's times multiplied: improved-diffusion tells a chain of
+        T steps t · 1000 / T. """
+        return replace(self, t=self.t * times)
 
     @property
     def alpha_bar(self) -> np.ndarray:
@@ -86,7 +91,18 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, n: int = 257) -> Sche
     return Schedule("edm", log_s / 4, -log_s)
 
 
-SCHEDULES = {"linear": linear, "sqrt_linear": sqrt_linear, "cosine": cosine, "edm": edm}
+def constant(T: int = 1000, beta: float = 0.008) -> Schedule:
+    """One beta at all times. Source: Preechakul et al. 2022 (over semantic codes)."""
+    return from_betas("constant", np.full(T, beta))
+
+
+SCHEDULES = {
+    "constant": constant,
+    "linear": linear,
+    "sqrt_linear": sqrt_linear,
+    "cosine": cosine,
+    "edm": edm,
+}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from torch import Tensor
 
+from .published import bdia, belm, edict
 from .schedule import Node
 
 Field = Callable[[Tensor, Node], Tensor]
@@ -130,6 +131,9 @@ STEPPERS = {
     "dpm2m": dpm2m,
     "pec": pec,
     "reversible_heun": reversible_heun,
+    "edict": edict,
+    "bdia": bdia,
+    "belm": belm,
 }
 REVERSE = {"fixed_point_ddim": "ddim"}  # every other stepper is its own way back
 

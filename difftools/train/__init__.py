@@ -9,15 +9,27 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .. import data, gaussians, metrics
-from ..diffusion.denoiser import Denoiser, from_unet
-from ..diffusion.model import PixelDiffusion
-from ..diffusion.schedule import linear
+from .. import data, gaussians, metrics, zoo
+from ..diffusion.dae import DAE
+from ..diffusion.latent import LatentDiffusion
 from ..gaussians import Gaussian
 from ..images import to_float
-from . import ddpm, ship
+from ..nets.unet import GaussianPreconditioned
+from . import ddpm, ship, siblings
 
-NAMES = {"ddpm": "ddpm-vehicles32", "ddpm-eps": "ddpm-eps-vehicles32"}
+NAMES = {k: f"{k}-vehicles32" for k in ("ddpm", "ddpm-eps", "dae", "ldm", "d2c", "v")}
+DOMAINS = (  # in-domain, near and far: where a card measures reconstruction
+    "vehicles",
+    "animals",
+    "quickdraw",
+    "emoji",
+    "avatars",
+    "pixel-art",
+    "fashion",
+    "textures",
+    "landscapes",
+)
+JUDGED = 24  # images of each
 REFERENCE = 1000  # training vehicles whose features ship
 
 
@@ -48,47 +60,56 @@ def shipped_gaussian(images: np.ndarray, rank: int, out: Path) -> Gaussian:
 def run(
     name: str, out: Path, checkpoint: Path, images: int | None = None, device: str = "cpu"
 ) -> dict:
-    """Train `name` ("ddpm" or "ddpm-eps"), write weights, card and sample sheet to `out`; returns
-    the card.
+    """Train a recipe of NAMES, write weights, card and sample sheet to `out`; returns the card.
 
     checkpoint: folder whose state a second call resumes. images: how many to show, by default the
     recipe's. Needs the CIFAR-10 archive (`difftools data fetch cifar10-train`).
     """
     if name not in NAMES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(NAMES)}")
-    recipe = ddpm.RECIPES[name] if images is None else replace(ddpm.RECIPES[name], images=images)
     pixels = data.vehicles_train()
-    g = shipped_gaussian(pixels, recipe.rank, out)
-    module, facts = ddpm.train(recipe, pixels, g, checkpoint, device)
-    module = module.cpu()
-    if recipe.precondition:
-        module.gain.copy_(ship.fit_gain(module, held_back(), linear()))
-    return finish(name, module, facts, pixels, out)
+    if name in ddpm.RECIPES:
+        recipe = ddpm.RECIPES[name]
+        recipe = recipe if images is None else replace(recipe, images=images)
+        g = shipped_gaussian(pixels, recipe.rank, out)
+        module, facts = ddpm.train(recipe, pixels, g, checkpoint, device)
+    else:
+        g = shipped_gaussian(pixels, ddpm.Recipe().rank, out)
+        train = getattr(siblings, f"train_{name}")
+        module, facts = train(pixels, g, checkpoint, device, images)
+    return finish(name, module.cpu(), facts, pixels, out)
 
 
 def finish(name: str, module: torch.nn.Module, facts: dict, pixels: np.ndarray, out: Path) -> dict:
-    """Write float16 weights, measure them as shipped, and write card and sample sheet."""
+    """Fit the gain, write float16 weights, measure them as shipped, write card and sample sheet."""
     model_name = NAMES[name]
+    entry = zoo.MODELS[model_name]
+    module = module.eval().requires_grad_(False)
+    model = entry.model(module, entry.config)
+    net = module["net"] if isinstance(module, torch.nn.ModuleDict) else module
+    if isinstance(net, GaussianPreconditioned):
+        images = held_back()
+        told = model.semantic(images).float() if isinstance(model, DAE) else None
+        with ship.space(model, images) as (d, x):
+            net.gain.copy_(ship.fit_gain(net, x, d.schedule, told))
     state = ship.half(module.state_dict())
     sha = ship.save(out, f"{model_name}.safetensors", state)
     module.load_state_dict({k: v.float() for k, v in state.items()})
-    shape = (3, *pixels.shape[1:3])
-    d = (
-        from_unet(module, linear(), shape)
-        if name == "ddpm-eps"
-        else Denoiser(module.eval(), linear(), shape, "x0")
-    )
-    best_linear = gaussians.fit(to_float(pixels).flatten(1), "full")
-    reference = reference_features(pixels, out)
+    with_codes = isinstance(model, LatentDiffusion)
+    space = siblings.over(model.latents, to_float(pixels)) if with_codes else to_float(pixels)
+    best = gaussians.fit(space.flatten(1), "full")
+    best_pixels = gaussians.fit(to_float(pixels).flatten(1), "full") if with_codes else best
     quality, samples = ship.quality(
-        PixelDiffusion(d), best_linear, data.domain("vehicles"), reference
+        model, best, best_pixels, data.domain("vehicles"), reference_features(pixels, out)
     )
+    sets = {k: data.domain(k, JUDGED) for k in DOMAINS}
     card = {
         "model": model_name,
         "command": f"difftools train {name}",
         "sha256": sha,
         "data": "CIFAR-10 airplane, automobile, ship, truck: 20,000 training images, random flips",
         "parameters": sum(p.numel() for p in module.parameters()),
+        "reconstruction": ship.reconstruction(model, sets),
         **facts,
         **quality,
     }

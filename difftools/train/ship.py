@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from .. import metrics
 from ..code import noise
-from ..diffusion.denoiser import Denoiser, exact
+from ..diffusion.dae import DAE
+from ..diffusion.denoiser import exact
 from ..diffusion.inversion import error_ratio, ratio_interval
+from ..diffusion.latent import LatentDiffusion
 from ..diffusion.model import PixelDiffusion
 from ..diffusion.schedule import alpha_sigma
 from ..gaussians import Gaussian
@@ -29,10 +32,15 @@ LAM_ALL = np.r_[-5.0, -4.5, LAM_FLOOR, 4.5]  # nowhere here more than 5 % above 
 
 @torch.no_grad()
 def fit_gain(
-    module: GaussianPreconditioned, images: Tensor, schedule, per_node: int = 256, seed: int = 0
+    module: GaussianPreconditioned,
+    images: Tensor,
+    schedule,
+    cond: Tensor | None = None,
+    per_node: int = 256,
+    seed: int = 0,
 ) -> Tensor:
     """Least-squares gain of the residual at each node of the table, in [0, 1]; images (B, C, H, W)
-    not trained on.
+    not trained on, with what else the network is told about each, (B, k).
 
     gain = <F, target> / <F, F>: the shrinkage that minimises the error of x0 hat, smoothed over
     three nodes.
@@ -41,11 +49,13 @@ def fit_gain(
     out = []
     for k, v in enumerate(np.linspace(*GAIN_LAM, GAIN_NODES)):
         gen = np.random.default_rng([seed, k])
-        x0 = images[gen.choice(len(images), min(per_node, len(images)), replace=False)]
+        pick = gen.choice(len(images), min(per_node, len(images)), replace=False)
+        x0 = images[pick]
+        told = () if cond is None else (cond[pick],)
         a, s = map(float, alpha_sigma(v))
         x = a * x0 + s * noise(range(len(x0)), x0.shape[1:], "forward")
         t = torch.full((len(x0),), float(schedule.t_of(v)))
-        linear, c_out, F = module.parts(x, t, torch.full((len(x0),), float(v)))
+        linear, c_out, F = module.parts(x, t, torch.full((len(x0),), float(v)), *told)
         target = (x0 - linear) / c_out
         out.append(float((F * target).sum() / (F * F).sum().clamp_min(1e-12)))
     gain = np.clip(out, 0, 1)
@@ -54,8 +64,11 @@ def fit_gain(
 
 
 def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in float16; vectors (norms, biases, statistics) stay float32."""
-    return {k: (v.half() if v.ndim > 1 else v.float()).contiguous() for k, v in state.items()}
+    """Weights in float16; vectors (norms, biases, statistics) and the eigenvectors of a Gaussian that
+    travels with its network stay float32: where the network adds nothing they are the denoiser.
+    """
+    exact = lambda k, v: v.ndim < 2 or k.endswith(".U")  # noqa: E731
+    return {k: (v.float() if exact(k, v) else v.half()).contiguous() for k, v in state.items()}
 
 
 def save(folder: Path, file: str, state: dict[str, Tensor]) -> str:
@@ -79,9 +92,24 @@ def write_json(path: Path, value) -> None:
     part.rename(path)
 
 
+@contextmanager
+def space(model, images: Tensor):
+    """(denoiser, what it denoises) of a system on images (B, 3, H, W): pixels, pixels given their
+    semantic codes, or latents.
+    """
+    if isinstance(model, DAE):
+        with model.given(model.semantic(images)) as diffusion:
+            yield diffusion.denoiser, images
+    elif isinstance(model, LatentDiffusion):
+        yield model.denoiser, model.latents(images).float()
+    else:
+        yield model.denoiser, images
+
+
 def quality(
-    model: PixelDiffusion,
+    model,
     linear: Gaussian,
+    pixels: Gaussian,
     held_out: Tensor,
     reference: Tensor,
     samples: int = 512,
@@ -89,16 +117,17 @@ def quality(
 ) -> tuple[dict, Tensor]:
     """What the card says, and whether it passes the floor; returns (facts, samples in [-1, 1]).
 
-    held_out: images (B, 3, 32, 32) not trained on. reference: features (n, 1280) of training
-    images. linear: the best linear denoiser known. The floor: error ÷ linear error below 1 for
-    log-SNR in [-4, 4] and nowhere above 1.05, KID of samples below that of the exact Gaussian's
-    samples, no sample nearer to a training image than held-out images are.
+    linear: the best linear denoiser in the model's space (pixels or latents). pixels: the Gaussian
+    of the training images. held_out: images (B, 3, 32, 32) not trained on. reference: features (n,
+    1280) of training images. The floor: error ÷ linear error below 1 for log-SNR in [-4, 4] and
+    nowhere above 1.05, KID of samples below that of the exact Gaussian's samples, no sample nearer
+    to a training image than held-out images are.
     """
-    d: Denoiser = model.denoiser
-    ratio, lo, hi = ratio_interval(error_ratio(d, linear, held_out, LAM_ALL))
+    with space(model, held_out) as (d, data):
+        ratio, lo, hi = ratio_interval(error_ratio(d, linear, data, LAM_ALL))
     real = metrics.features(held_out)
     fake = model.decode(model.prior(samples, seed)).float().clamp(-1, 1)
-    gauss = PixelDiffusion(exact(linear, d.shape), steps=model.steps)
+    gauss = PixelDiffusion(exact(pixels, tuple(held_out.shape[1:])))
     gauss = gauss.decode(gauss.prior(samples, seed)).float().clamp(-1, 1)
     f_fake, f_gauss = metrics.features(fake), metrics.features(gauss)
     kid = {
@@ -135,6 +164,28 @@ def quality(
         "floor": floor | {"passed": all(floor.values())},
     }
     return facts, fake
+
+
+def reconstruction(model, images: dict[str, Tensor], steps: int = 20) -> dict:
+    """PSNR and SSIM of a round trip by image domain, and of the autoencoder alone where there is
+    one: medians over images (B, 3, H, W).
+    """
+    out = {}
+    for name, x in images.items():
+        row = {}
+        for kind in ("round trip", "autoencoder alone"):
+            m = model.with_(steps=steps)
+            if kind == "autoencoder alone":
+                if not isinstance(m, LatentDiffusion):
+                    continue
+                m = m.with_(mode="ae_only")
+            back = m.decode(m.encode(x))
+            row[kind] = {
+                "psnr": round(float(metrics.psnr(x, back).median()), 2),
+                "ssim": round(float(metrics.ssim(x, back).median()), 4),
+            }
+        out[name] = row
+    return out
 
 
 def _round(x) -> list[float]:

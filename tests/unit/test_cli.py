@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import official_files
+
 from difftools import cli, data, zoo
 from difftools.images import to_uint8
 
@@ -87,8 +89,8 @@ def test_claims_lists_every_claim_with_a_verdict_in_each_world(capsys):
 def test_invert_writes_latents_that_reconstruct(capsys, photos, tmp_path):
     out = tmp_path / "out"
     status, text, _ = call(capsys, "invert", photos, "--out", out, "--steps", 6, "--json")
-    rows = json.loads(text)
-    assert status == 0 and [r["image"] for r in rows] == ["animal0.png", "animal1.png"]
+    shown = json.loads(text)
+    assert [r["image"] for r in shown["images"]] == ["animal0.png", "animal1.png"] and status == 0
     saved = load_file(out / "latents.safetensors")
     assert saved["noise"].shape == (2, 3, 32, 32) and saved["noise"].dtype == torch.float64
     m = zoo.load("ddpm-vehicles32", steps=6)
@@ -102,12 +104,43 @@ def test_invert_writes_latents_that_reconstruct(capsys, photos, tmp_path):
     )
     np.testing.assert_array_equal(to_uint8(back), written)
     report = json.loads((out / "report.json").read_text())
-    assert report["images"] == rows and set(report["white_noise_95"]) == {
-        "norm",
-        "kurtosis",
-        "lag1",
-    }
+    assert report == shown and set(report["white_noise_95"]) == {"norm", "kurtosis", "lag1"}
     assert Image.open(out / "sheet.png").size[0] > 90
+
+
+def test_invert_lists_the_steppers_that_there_are(capsys):
+    from difftools.diffusion.steppers import STEPPERS
+
+    _, text, _ = call(capsys, "invert", "--help")
+    assert all(name in text for name in STEPPERS)
+
+
+def test_train_lists_the_recipes_that_there_are(capsys):
+    from difftools.train import NAMES
+
+    _, text, _ = call(capsys, "train", "--help")
+    assert all(f"    {name} " in text or f"  {name} " in text for name in NAMES)
+
+
+@pytest.mark.parametrize("model", ["dae-vehicles32", "ldm-vehicles32", "d2c-vehicles32"])
+def test_invert_writes_every_part_of_a_code(capsys, photos, tmp_path, model):
+    status, _, _ = call(
+        capsys, "invert", photos, "--out", tmp_path / "out", "--model", model, "--steps", 3
+    )
+    saved = load_file(tmp_path / "out" / "latents.safetensors")
+    parts = {"noise", "seeds"} | ({"semantic"} if model.startswith("dae") else set())
+    assert status == 0 and set(saved) == parts
+
+
+def test_import_converts_an_official_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFTOOLS_DATA", str(tmp_path / "cache"))
+    official_files.openai(tmp_path / "tiny.pt")
+    (tmp_path / "tiny.json").write_text(json.dumps(official_files.ADM))
+    given = ["--name", "ddpm-ffhq256", "--config", tmp_path / "tiny.json"]
+    status, text, _ = call(capsys, "import", "adm", tmp_path / "tiny.pt", *given)
+    assert status == 0 and text.startswith("ddpm-ffhq256: ")
+    status, _, error = call(capsys, "import", "adm", tmp_path / "tiny.json")
+    assert status == 2 and len(error.splitlines()) == 1
 
 
 def empty_file(folder):
