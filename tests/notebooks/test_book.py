@@ -119,7 +119,7 @@ def test_no_progress_bar_and_no_timing_reach_a_recorded_notebook(root):
 def test_scoreboard_of_the_toy(good):
     page = book.scoreboard(good)
     link = "[toy](../notebooks/toy.ipynb)"
-    assert f"| [T-MEAN](#claim-t-mean) | The mean of the toy is a half. | {link} | holds |" in page
+    assert f"| [T-MEAN](#claim-t-mean) | The mean of the toy is a half. | {link} | [holds]{{.holds}} |" in page
     assert "- *Verdict in E:* **pending**. Waits for then (chapter later)." in page
     assert "| [toy](../notebooks/toy.ipynb) | `mean` | 0.485 | 0.05 | 3 standard errors |" in page
     assert book.summary(good) == "1 chapters carry 2 checks, 4 pieces of evidence and 3 verdicts."
@@ -127,7 +127,7 @@ def test_scoreboard_of_the_toy(good):
 
 def test_claims_table_is_json_and_lists_every_claim_by_world():
     rows = json.loads(json.dumps(book.claims_table(ROOT)))
-    assert len(rows) == 41 and all(set(row["verdicts"]) == set(row["worlds"]) for row in rows)
+    assert len(rows) == 42 and all(set(row["verdicts"]) == set(row["worlds"]) for row in rows)
 
 
 @pytest.mark.parametrize(("argv", "status"), [(["summary"], 0), (["record", "typo"], 2)])
