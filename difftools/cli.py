@@ -240,7 +240,7 @@ def claims(as_json):
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON file with another architecture of the same class.",
 )
-def import_(system, file, name, config):
+def import_checkpoint(system, file, name, config):
     """Convert an official checkpoint to safetensors and a note, for `difftools zoo` and world P.
 
     \b
