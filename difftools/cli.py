@@ -192,7 +192,8 @@ def run(chapter, profile, world, parameters, out):
     """Run a chapter into a copy; the committed chapter stays as it is.
 
     Prints its verdicts: in profile smoke they rest on a handful of images. Checks compare only at
-    the recorded parameters; with others the chapter reports. An unknown parameter is an error. Example: difftools run inversion --profile smoke -p seed=3
+    the recorded parameters; with others the chapter reports. An unknown parameter is an error.
+    Example: difftools run inversion --profile smoke -p seed=3
     """
     from . import book
     from . import claims as claims_
