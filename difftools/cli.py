@@ -1,4 +1,5 @@
-"""The command line: `difftools zoo | data | train | import | run | claims | bench | invert`.
+"""The command line: `difftools zoo | data | train | import | run | claims | bench | table |
+invert`.
 
 Exit status: 0 done, 2 bad input (one clear line on stderr), anything else a defect.
 """
@@ -14,6 +15,7 @@ import click
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 WORLDS = ["embedded", "paper"]
+RECIPES = ["ddpm", "ddpm-eps", "dae", "ldm", "d2c", "v", "stylegan2", "biggan", "styleganxl"]
 
 
 def show(rows: list[dict], as_json: bool) -> None:
@@ -123,7 +125,7 @@ def data_verify(name, as_json):
 
 
 @cli.command()
-@click.argument("name", type=click.Choice(["ddpm", "ddpm-eps", "dae", "ldm", "d2c", "v"]))
+@click.argument("name", type=click.Choice(RECIPES))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -149,6 +151,10 @@ def train(name, out, checkpoint, images, device, threads):
     ldm        VQ autoencoder, then a denoiser of its latents
     d2c        contrastive autoencoder, then a denoiser of its latents
     v          v-prediction on the cosine schedule, another architecture
+    stylegan2  generator and critic, unconditional
+    biggan     class-conditional, spectral norm, projection critic
+    styleganxl a small classifier of CIFAR-10, then a conditional generator and critics that see
+               through it
 
     Needs CIFAR-10 (`difftools data fetch cifar10-train`, or `difftools data import ARCHIVE`). An
     interrupted run goes on where it stopped.
@@ -241,21 +247,43 @@ def claims(as_json):
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON file with another architecture of the same class.",
 )
-def import_checkpoint(system, file, name, config):
+@click.option(
+    "--heads",
+    type=click.Path(path_type=Path),
+    help="For lpips-vgg: vgg.pth of LPIPS 0.1 [default: the copy in torchmetrics].",
+)
+def import_checkpoint(system, file, name, config, heads):
     """Convert an official checkpoint to safetensors and a note, for `difftools zoo` and world P.
 
     \b
     SYSTEM  dae  DiffAE, last.ckpt          d2c  D2C, model.ckpt
             ldm  latent diffusion, .ckpt    adm  guided-diffusion, improved-diffusion, FFHQ-10m, .pt
+            stylegan2    NVIDIA .pkl (PyTorch or TensorFlow), rosinality .pt
+            styleganxl   StyleGAN-XL, .pkl
+            biggan       BigGAN-PyTorch, G_ema.pth
+            biggan-deep  pytorch-pretrained-BigGAN, .bin
+            lpips-vgg    torchvision's VGG16, vgg16-397923af.pth, for LPIPS
+            vgg19        torchvision's VGG19, vgg19-dcbb9e9d.pth, for the style of few-shot rivals
 
     Takes the weights that official inference uses (averaged ones where there are some). Nothing in
     the file is executed; a file that would have to be is refused, and so is one with a missing, an
     extra or a misshapen tensor, by name.
     """
-    from . import zoo
+    from . import perceptual, zoo
 
-    given = json.loads(config.read_text()) if config else None
-    done = zoo.import_official(system, file, name, given)
+    networks = perceptual.PUBLISHED
+    known = (*zoo.SYSTEMS, *networks)
+    if system not in known:
+        raise ValueError(f"unknown system {system!r}; known: {', '.join(known)}")
+    if system in networks and (name or config):
+        raise ValueError(f"{system} is one network: it takes neither --name nor --config")
+    if heads and system != "lpips-vgg":
+        raise ValueError(f"{system} takes no --heads: they belong to lpips-vgg")
+    if system in networks:
+        done = perceptual.import_network(system, file, heads)
+    else:
+        given = json.loads(config.read_text()) if config else None
+        done = zoo.import_official(system, file, name, given)
     click.echo(f"{done}: {zoo.imported(done)}")
 
 
@@ -264,17 +292,64 @@ def import_checkpoint(system, file, name, config):
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--repeats", type=click.IntRange(3), default=7, show_default=True)
 @click.option("--to-45-db", is_flag=True, help="Instead: what a round trip of 45 dB costs.")
-def bench(steps, batch, repeats, to_45_db):
+@click.option(
+    "--gan",
+    is_flag=True,
+    help="Instead: PSNR and degrees of freedom of GAN inversion, and its seconds to equal PSNR "
+    "beside diffusion inversion's.",
+)
+def bench(steps, batch, repeats, to_45_db, gan):
     """Speed of inversion, side by side in one run: ours, diffusers', and the bare network as the
     limit.
     """
     import runpy
 
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
-    if to_45_db:
+    if gan:
+        runpy.run_path(str(folder / "gan_and_diffusion.py"))["main"]()
+    elif to_45_db:
         runpy.run_path(str(folder / "evaluations_to_45_db.py"))["main"]()
     else:
         runpy.run_path(str(folder / "inversion_speed.py"))["main"](steps, batch, repeats)
+
+
+@cli.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--world",
+    type=click.Choice(WORLDS),
+    default="embedded",
+    show_default=True,
+    help="Embedded models, or the official checkpoints that you imported.",
+)
+@click.option(
+    "--rows", "labels", multiple=True, metavar="ROW", help="A row, repeatable [default: all]."
+)
+@click.option(
+    "--domain",
+    "domains",
+    multiple=True,
+    help="Without FOLDER: a bundled image set, repeatable [default: all of chapter 5].",
+)
+@click.option("-n", type=click.IntRange(1), help="Without FOLDER: images of each set.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("table"), show_default=True)
+def table(folder, world, labels, domains, n, out):
+    """Invert every image of FOLDER by every system: one tidy table, with provenance.
+
+    Sub-folders of FOLDER are domains. An interrupted run goes on where it stopped. On more
+    processes or machines: accelerate launch -m difftools.inversion_table FOLDER …, with the same
+    options; the table is the same. Writes OUT/table.csv, OUT/table.json and OUT/parts/.
+    """
+    from . import inversion_table as t
+
+    domains = domains or t.DOMAINS
+    found = t.run(out, world, labels, folder, domains, n)
+    if found is None:
+        click.echo(f"this process is done; another one still works on {out}/parts")
+        return
+    rows = t.summary(found).round(3).to_dict("records")
+    show(rows, False)
+    click.echo(f"written to {out}/table.csv")
 
 
 @cli.command()
@@ -285,41 +360,54 @@ def bench(steps, batch, repeats, to_45_db):
     show_default=True,
     help="Name from `difftools zoo`, hub name or folder.",
 )
-@click.option("--steps", type=click.IntRange(1), default=20, show_default=True)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="Steps of the grid [default: 20], or of a GAN's optimisation [default: its recipe's, at "
+    "most 1000].",
+)
 @click.option(
     "--stepper",
-    default="pec",
-    show_default=True,
-    help="ddim, fixed_point_ddim, heun, dpm2m, pec, reversible_heun, edict, bdia or belm.",
+    help="Diffusion models: ddim, fixed_point_ddim, heun, dpm2m, pec, reversible_heun, edict, bdia "
+    "or belm [default: pec].",
 )
 @click.option(
     "--refine",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Passes of iterative refinement.",
+    help="Diffusion models: passes of iterative refinement [default: 0].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the start noise.")
+@click.option(
+    "--recipe",
+    help="GANs: what is optimised and how: z, w, w_plus, w_plus_noise, projector, sphinx_style, "
+    "sphinx_content, sphinx, pulse, brgm, brgm_pytorch, xl, biggan, sphinx_pulse or sphinx_brgm.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all noise.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("inverted"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def invert(path, model, steps, stepper, refine, seed, out, as_json):
+def invert(path, model, steps, stepper, refine, recipe, seed, out, as_json):
     """Invert an image file or a folder of images: image → latent → image.
 
     Each image is cut to its centre square and resized to the model's size (32 px for the models
-    that ship). Prints for each the round trip's PSNR and SSIM, and statistics of its latent beside
-    the range of white noise: a PSNR alone says little (chapter 1). Writes OUT/latents.safetensors,
-    OUT/reconstruction/*.png, OUT/report.json and OUT/sheet.png (image, latent, reconstruction).
-    Unreadable files end the run before anything is written.
+    that ship). Prints for each the round trip's PSNR and SSIM, and beside them what a PSNR alone
+    does not say: for a diffusion model statistics of its latent and their range for white noise
+    (chapter 1), for a GAN the degrees of freedom per pixel value and the seconds that it took.
+    Writes OUT/latents.safetensors, OUT/reconstruction/*.png, OUT/report.json and OUT/sheet.png
+    (image, latent if it is a picture, reconstruction). Unreadable files end the run before anything
+    is written.
+
+    \b
+    difftools invert photo.png --steps 50 --stepper ddim
+    difftools invert photo.png --model stylegan2-vehicles32 --recipe sphinx
     """
     from .invert import invert_files
 
-    settings = {"steps": steps, "stepper": stepper, "refine": refine, "seed": seed}
-    report = invert_files(path, out, model, **settings)
+    settings = {"steps": steps, "stepper": stepper, "refine": refine, "recipe": recipe}
+    report = invert_files(path, out, model, **settings, seed=seed)
     if as_json:
         click.echo(json.dumps(report, indent=1))
         return
     show(report["images"], False)
-    for name, (low, high) in report["white_noise_95"].items():
+    for name, (low, high) in report.get("white_noise_95", {}).items():
         click.echo(f"{name}: 95 % of white noise lies in {low:.3f} … {high:.3f}")
     click.echo(f"prepared: {report['preparation']}; written to {out}/")
 

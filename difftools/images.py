@@ -168,9 +168,15 @@ def white_box(images: Tensor, size: int,
             raise ValueError(f"given a corner at {at}, expected (0, 0) to {tuple(room)}")
         corners = [corner] * len(images)
     out = images.clone()
-    for image, (y, x) in zip(out, corners):
-        image[:, y : y + size, x : x + size] = 1.0
+    for i, (y, x) in enumerate(corners):                            # by index: gradients pass
+        out[i, :, y : y + size, x : x + size] = 1.0
     return out
+
+
+def fill_box(images: Tensor, inside: Tensor, size: int,
+             at: tuple[int, int] | Sequence[torch.Generator] | None = None) -> Tensor:
+    """``inside`` within the box of `white_box`, ``images`` around it: what inpainting returns."""
+    return torch.where(white_box(torch.zeros_like(images), size, at) > 0, inside, images)
 
 
 def contrast(images: Tensor, factor: float) -> Tensor:
@@ -205,6 +211,14 @@ def downsample(images: Tensor, k: int) -> Tensor:
     if k < 1 or any(s % k for s in images.shape[2:]):
         raise ValueError(f"given k = {k}, expected a divisor of the size {tuple(images.shape[2:])}")
     return F.avg_pool2d(images, k)
+
+
+def bicubic(images: Tensor, k: int) -> Tensor:
+    """(B, 3, H, W) to (B, 3, H/k, W/k) by an antialiased bicubic filter (a = -0.5): linear."""
+    if k < 1 or any(s % k for s in images.shape[2:]):
+        raise ValueError(f"given k = {k}, expected a divisor of the size {tuple(images.shape[2:])}")
+    size = [s // k for s in images.shape[2:]]
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True)
 
 
 def grid(images: Tensor, columns: int = 8, gap: int = 1) -> np.ndarray:

@@ -8,7 +8,7 @@ placeholders, and anything else is refused by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -58,19 +58,25 @@ def read(path: str | Path) -> dict:
         unsafe = []
     known = [name for name in unsafe if name.startswith(BYSTANDERS)]
     if code := sorted(set(unsafe) - set(known)):
-        raise CheckpointError(
-            f"{path.name} holds code, not only weights, and is refused: it names "
-            f"{', '.join(code[:5])}. Get it from its official source, or save its state_dict alone"
-        )
+        raise _refused(path, code)
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in known]):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:
+        if code := re.findall(r"GLOBAL (\S+)", str(err)):  # an old file names one, the first
+            raise _refused(path, code) from err
         reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
         raise CheckpointError(f"{path.name} cannot be read as weights: {reason}") from err
     if not isinstance(found, dict):
         raise CheckpointError(f"{path.name} holds a {type(found).__name__}, not named tensors")
     return found
+
+
+def _refused(path: Path, code: list[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} holds code, not only weights, and is refused: it names "
+        f"{', '.join(code[:5])}. Get it from its official source, or save its state_dict alone"
+    )
 
 
 def under(state: dict, prefix: str) -> State:
@@ -127,7 +133,7 @@ def vq_to_diffusers(state: State, levels: int) -> State:
     return out
 
 
-def dae(found: dict, config: dict, names: Iterable[str]) -> State:
+def dae(found: dict, config: dict) -> State:
     """DiffAE, a Lightning file: the averaged weights under `ema_model.`, conds_mean and
     conds_std.
     """
@@ -148,7 +154,7 @@ def dae(found: dict, config: dict, names: Iterable[str]) -> State:
     return out
 
 
-def ldm(found: dict, config: dict, names: Iterable[str]) -> State:
+def ldm(found: dict, config: dict) -> State:
     """LDM, a Lightning file: averaged weights, whose names have lost their dots, and the first
     stage.
     """
@@ -169,7 +175,7 @@ def ldm(found: dict, config: dict, names: Iterable[str]) -> State:
     return out | {"first." + k: v for k, v in first.items()}
 
 
-def d2c(found: dict, config: dict, names: Iterable[str]) -> State:
+def d2c(found: dict, config: dict) -> State:
     """D2C: {autoencoder, diffusion, latent_mod}; the diffusion weights are averaged already."""
     if missing := {"autoencoder", "diffusion", "latent_mod"} - set(found):
         raise CheckpointError(f"no {', '.join(sorted(missing))} in this file: not D2C's")
@@ -186,9 +192,54 @@ def d2c(found: dict, config: dict, names: Iterable[str]) -> State:
     )
 
 
-def adm(found: dict, config: dict, names: Iterable[str]) -> State:
+def adm(found: dict, config: dict) -> State:
     """An OpenAI-dialect file: the state dict itself, averaged already."""
     return {k: v for k, v in found.get("state_dict", found).items() if isinstance(v, Tensor)}
+
+
+def folded(state: State) -> State:
+    """A state dict without spectral norm: its weights are divided by their largest singular value
+    as the file's vectors give it, without a further step of training.
+
+    torch keeps weight_orig with both vectors; BigGAN-PyTorch keeps weight with u0 and takes one
+    power iteration from there at every use.
+    """
+    vectors = ("weight_u", "weight_v", "u0", "sv0")
+    out = {}
+    for key, value in state.items():
+        layer, _, part = key.rpartition(".")
+        if part in vectors:
+            continue
+        if part == "weight_orig":
+            if missing := [v for v in vectors[:2] if f"{layer}.{v}" not in state]:
+                raise CheckpointError(f"no {layer}.{missing[0]} in this file beside {key}")
+            u, v = (state[f"{layer}.{name}"].double() for name in vectors[:2])
+            sigma = u @ (value.double().flatten(1) @ v)
+            key, value = f"{layer}.weight", (value / sigma).to(value.dtype)
+        elif part == "weight" and f"{layer}.u0" in state:
+            matrix = value.double().flatten(1)
+            v = state[f"{layer}.u0"].double().flatten() @ matrix
+            value = (value / (matrix @ (v / v.norm())).norm()).to(value.dtype)
+        out[key] = value
+    return out
+
+
+def biggan_deep(found: dict, config: dict) -> State:
+    """BigGAN-deep, pytorch-pretrained-BigGAN's file: the state dict itself, with torch's spectral
+    norm.
+    """
+    if "embeddings.weight" not in found:
+        raise CheckpointError("no embeddings.weight in this file: not BigGAN-deep's")
+    return folded({k: v for k, v in found.items() if isinstance(v, Tensor)})
+
+
+def biggan(found: dict, config: dict) -> State:
+    """BigGAN, BigGAN-PyTorch's `G_ema.pth`: the state dict itself, averaged already, with its own
+    spectral norm.
+    """
+    if "shared.weight" not in found:
+        raise CheckpointError("no shared.weight in this file: not BigGAN's")
+    return folded({k: v for k, v in found.items() if isinstance(v, Tensor)})
 
 
 SYSTEMS = {"dae": dae, "ldm": ldm, "d2c": d2c, "adm": adm}

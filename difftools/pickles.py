@@ -1,8 +1,10 @@
-"""Pickles of StyleGAN2 read without running any code, and its three layouts made one.
+"""Pickles of StyleGAN2 and StyleGAN-XL read without running any code; StyleGAN2's three layouts
+made one.
 
-NVIDIA's files are pickles whose loader executes Python source that the file carries. Here nothing
-that a file names is imported, looked up or called: every name becomes an inert placeholder, except
-the few that stand for tensors, arrays and plain containers, which are written again below.
+NVIDIA's files are pickles whose loader executes Python source that the file carries; StyleGAN-XL
+writes them with dill, which can hold functions besides. Here nothing that a file names is imported,
+looked up or called: every name becomes an inert placeholder, except the few that stand for tensors,
+arrays and plain containers, which are written again below.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from .official import CheckpointError, Inert, State, under
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 TENSORFLOW = "dnnlib.tflib.network.Network"
+EMBEDDING = "torch.nn.modules.sparse.Embedding"  # StyleGAN-XL's one module of torch itself
 NETWORKS = ("G_ema", "G", "D")
 SCALARS = (bool, int, float, str, type(None))
 
@@ -100,6 +103,17 @@ def _array(*_) -> Array:
     return Array()
 
 
+def _dill_array(make, args, state, *_) -> Array:
+    new = Array()
+    new.state = state
+    return new
+
+
+def _dill_type(name, *_) -> type:
+    """What dill calls a builtin type; of these only sets occur in a module."""
+    return set if name == "set" else Placeholder
+
+
 def _storage(raw):
     return torch.load(io.BytesIO(_bytes(raw)), map_location="cpu", weights_only=True)
 
@@ -125,6 +139,12 @@ def _known() -> dict:
     }
     for numpy in ("numpy.core.multiarray", "numpy._core.multiarray"):  # the new name since numpy 2
         known |= {f"{numpy}.scalar": Rebuild(_scalar), f"{numpy}._reconstruct": Rebuild(_array)}
+    for dill in ("dill._dill", "dill.dill"):  # the old name
+        known |= {
+            f"{dill}._create_array": Rebuild(_dill_array),
+            f"{dill}._create_dtypemeta": Rebuild(lambda *_: Placeholder),
+            f"{dill}._load_type": Rebuild(_dill_type),
+        }
     return known
 
 
@@ -189,7 +209,8 @@ def _flat(module: Placeholder, prefix: str = "") -> tuple[State, dict]:
         tensors = {k: torch.from_numpy(v.value()) for k, v in fields["variables"]}
         plain = fields["static_kwargs"]
     else:  # persistence keeps the module's __dict__ in the only argument
-        fields, joint = module.args[0]["state"], "."
+        fields = module.state if _is(module, EMBEDDING) else module.args[0]["state"]
+        joint = "."
         children = {k: v for k, v in fields["_modules"].items() if v is not None}
         lost = fields.get("_non_persistent_buffers_set", ())
         tensors = fields["_parameters"] | {
@@ -197,9 +218,10 @@ def _flat(module: Placeholder, prefix: str = "") -> tuple[State, dict]:
         }
         plain = {k: v for k, v in fields.items() if not k.startswith("_")}
     state = {prefix + k: v.detach() for k, v in tensors.items() if isinstance(v, Tensor)}
+    plain = {k: v.value().tolist() if isinstance(v, Array) else v for k, v in plain.items()}
     scalars = {prefix + k: v for k, v in plain.items() if _plain(v)}
     for k, child in children.items():
-        if _is(child, PERSISTENT) or _is(child, TENSORFLOW):
+        if any(_is(child, kind) for kind in (PERSISTENT, TENSORFLOW, EMBEDDING)):
             below = _flat(child, prefix + k + joint)
             state, scalars = state | below[0], scalars | below[1]
     return state, scalars
@@ -327,18 +349,18 @@ def rosinality_critic(state: State) -> State:
     return out | _filters(out, kernels[0] if kernels else net.low_pass()) | rest
 
 
-def _network(found: dict, *names: str) -> str:
+def _network(found: dict, *names: str, family: str = "StyleGAN2", done: dict = DONE) -> str:
     """The first of the names that a file holds; raw weights in place of averaged ones warn."""
     held = [k for k in names if isinstance(found.get(k), dict) and found[k]]
     if not held:
         listed = ", ".join(map(str, list(found)[:5])) or "nothing"
-        raise CheckpointError(f"no {names[0]} in this file, which holds {listed}: not StyleGAN2's")
+        raise CheckpointError(f"no {names[0]} in this file, which holds {listed}: not {family}'s")
     if held[0] != names[0]:
         text = "no averaged weights in this file: the raw ones are taken"
         warnings.warn(text, stacklevel=3)
     scalars = found["config"].get(held[0], {}) if "config" in found else {}
     for key, value in scalars.items():
-        allowed = DONE.get(re.split(r"[./]", key)[-1], (value,))
+        allowed = done.get(re.split(r"[./]", key)[-1], (value,))
         if value not in allowed:
             raise CheckpointError(f"{held[0]}'s {key} is {value!r}, expected {allowed[0]!r}")
     return held[0]
@@ -397,3 +419,83 @@ def configuration(found: dict) -> dict:
         "lr": first("mapping.fc0.bias_gain", "mapping_lrmul") or 0.01,
         "clamp": first("synthesis.b4.conv1.conv_clamp", "conv_clamp"),
     }
+
+
+# --- StyleGAN-XL ----------------------------------------------------------------------------------
+
+XL_DONE = {
+    "activation": ("lrelu", "linear"),
+    "use_radial_filters": (False,),  # StyleGAN3-R's
+}
+XL_TOLD = ("up", "down", "padding", "rgb", "clamp")  # of a layer: what no shape shows
+
+
+def stylegan_xl_configuration(found: dict) -> dict:
+    """The configuration of `StyleGANXL` that the layers of a file state, from what `read` found."""
+    name = _network(found, "G_ema", "G", family="StyleGAN-XL", done=XL_DONE)
+    return _stated(found[name], found.get("config", {}).get(name, {}))
+
+
+def _stated(state: State, said: dict) -> dict:
+    def layer(part: str) -> dict:
+        at = f"synthesis.{part}."
+        filters = (state.get(f"{at}{k}_filter") for k in ("up", "down"))
+        return {
+            "name": part,
+            "cin": said[at + "in_channels"],
+            "cout": said[at + "out_channels"],
+            "kernel": said[at + "conv_kernel"],
+            "up": said[at + "up_factor"],
+            "down": said[at + "down_factor"],
+            "taps": [1 if f is None else len(f) for f in filters],
+            "padding": list(said[at + "padding"]),
+            "rgb": said[at + "is_torgb"],
+            "clamp": said[at + "conv_clamp"],
+        }
+
+    try:
+        fourier = {
+            "channels": said["synthesis.input.channels"],
+            "size": said["synthesis.input.size"][0],
+            "rate": said["synthesis.input.sampling_rate"],
+            "bandwidth": said["synthesis.input.bandwidth"],
+        }
+        return {
+            "layers": [layer(part) for part in said["synthesis.layer_names"]],
+            "fourier": fourier,
+            "z": said["z_dim"],
+            "w": said["w_dim"],
+            "mapping": said["mapping.num_layers"],
+            "lr": said["mapping.fc0.bias_gain"],
+            "classes": said["c_dim"],
+            "embedding": list(state["mapping.embed.weight"].shape),
+            "scale": said["synthesis.output_scale"],
+        }
+    except KeyError as err:
+        raise CheckpointError(f"no {err.args[0]} in this file: not StyleGAN-XL's") from err
+    except (TypeError, IndexError) as err:  # names, sizes or paddings that are no lists
+        raise CheckpointError(f"the file's layers are not StyleGAN-XL's: {err}") from err
+
+
+def _told(config: dict) -> dict:
+    """Name -> what a configuration says beyond shapes."""
+    plain = {k: config[k] for k in ("lr", "scale") if k in config}
+    layers = {f"{row['name']}.{k}": row[k] for row in config["layers"] for k in XL_TOLD}
+    return plain | {f"fourier.{k}": v for k, v in config["fourier"].items()} | layers
+
+
+def stylegan_xl(found: dict, config: dict) -> State:
+    """StyleGAN-XL's generator in its own names, from what `read` found.
+
+    Raises CheckpointError if the file's layers pad, resample or clamp in another way than the
+    configuration says: no shape would show it.
+    """
+    name = _network(found, "G_ema", "G", family="StyleGAN-XL", done=XL_DONE)
+    theirs = _stated(found[name], found.get("config", {}).get(name, {}))
+    ours = _told(config)
+    for k, v in _told(theirs).items():
+        if ours.get(k, v) != v:
+            raise CheckpointError(f"the file's {k} is {v}, expected {ours[k]}")
+    # unconditional networks carry the table of embeddings and leave it unused
+    unused = () if theirs["classes"] else ("mapping.embed.",)
+    return {k: v for k, v in found[name].items() if not k.startswith(unused)}

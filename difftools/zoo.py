@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 from torch import nn
 
@@ -32,14 +31,14 @@ from .diffusion.schedule import Schedule
 from .gaussians import Gaussian
 from .nets import adm, configs, nvae
 from .nets.unet import VEHICLES32, GaussianPreconditioned, VPredicting, parts, unet, vq
+from .weights import ModelError, shipped, verified
+
+if TYPE_CHECKING:
+    from .gan.model import GAN
 
 IMAGE = (3, 32, 32)
 WEIGHTS = data.ROOT / "weights"
-LatentModel = PixelDiffusion | DAE | latents.LatentDiffusion
-
-
-class ModelError(ValueError):
-    """A model that is unknown, missing, or whose weights are not the registered ones."""
+LatentModel: TypeAlias = "PixelDiffusion | DAE | latents.LatentDiffusion | GAN"
 
 
 @dataclass(frozen=True)
@@ -60,42 +59,12 @@ class Entry:
     source: str = ""
 
 
-def tensors(file: str) -> dict[str, torch.Tensor]:
-    """Tensors of a shipped weights file, float32; ModelError if it is missing, truncated or
-    altered.
-    """
-    path, manifest = WEIGHTS / file, json.loads((WEIGHTS / "manifest.json").read_text())
-    if not path.is_file():
-        raise ModelError(
-            f"{path.name} is missing: restore it with git, or train it with `difftools train`"
-        )
-    state, sha = _verified(path, manifest.get(file), "restore it with git")
-    data.USED[path.relative_to(data.ROOT.parent).as_posix()] = sha
-    return state
-
-
-def _verified(path: Path, expected: str | None, remedy: str) -> tuple[dict, str]:
-    """(float32 tensors, sha256) of a safetensors file that must have the expected hash."""
-    raw = path.read_bytes()
-    sha = hashlib.sha256(raw).hexdigest()
-    if sha != expected:
-        raise ModelError(
-            f"{path.name} is not the registered file (sha256 {sha[:12]}…, expected "
-            f"{str(expected)[:12]}…): it is damaged or was changed; {remedy}"
-        )
-    try:
-        state = load_tensors(raw)
-    except SafetensorError as err:
-        raise ModelError(f"{path.name} is no safetensors file: {err}") from err
-    return {k: v.float() for k, v in state.items()}, sha
-
-
 @lru_cache(maxsize=1)
 def gaussian_vehicles32() -> Gaussian:
     """Gaussian of the 20,000 training vehicles: mean, 256 leading eigenpairs, one variance for the
     rest.
     """
-    g = tensors("gaussian-vehicles32.safetensors")
+    g = shipped("gaussian-vehicles32.safetensors")
     return Gaussian(g["mean"], g["eigenvalues"], g["U"], float(g["rest"]))
 
 
@@ -225,6 +194,44 @@ def _openai(title: str, net: dict, schedule="linear", chain=1000, told=1.0, sour
     return Entry("ADM", "P", title, _adm, lambda c: adm.UNet(**c["net"]), config, source)
 
 
+# GANs are imported when one is asked for: a chapter without them does not rest on their code.
+
+
+def _generator(config: dict) -> nn.Module:
+    """The network of a GAN, by its family: `g`, and its critic `d` where the configuration has
+    one.
+    """
+    from .nets import biggan, biggan_deep, stylegan2, stylegan_xl
+
+    family = {
+        "stylegan2": stylegan2.StyleGAN2,
+        "styleganxl": stylegan_xl.StyleGANXL,
+        "biggan": biggan.BigGAN,
+        "biggan-deep": biggan_deep.BigGANDeep,
+    }[config["family"]]
+    g = config["g"]
+    g = stylegan_xl.design(**g) if "sizes" in g else g
+    modules = {"g": family(**g)}
+    return parts(modules | ({"d": stylegan2.Discriminator(**config["d"])} if "d" in config else {}))
+
+
+def _gan(module: nn.ModuleDict, config: dict) -> GAN:
+    from .gan.generator import embedded, styled
+    from .gan.model import GAN
+
+    if config["family"].startswith("biggan"):
+        return GAN(embedded(module["g"]), recipe="biggan")
+    recipe = "xl" if config["g"].get("classes") else "w_plus"
+    return GAN(styled(module["g"]), recipe=recipe)
+
+
+def _gan_entry(
+    system: str, world: str, title: str, family: str, g: dict, d=None, source=""
+) -> Entry:
+    config = {"family": family, "g": g} | ({"d": d} if d else {})
+    return Entry(system, world, title, _gan, _generator, config, source)
+
+
 MODELS: dict[str, Entry] = {
     "ddpm-vehicles32": Entry(
         "DDPM",
@@ -289,6 +296,28 @@ MODELS: dict[str, Entry] = {
             "rank": 512,
         },
     ),
+    "stylegan2-vehicles32": _gan_entry(
+        "STYLEGAN2",
+        "E",
+        "StyleGAN2 and its critic, CIFAR-10 vehicles",
+        "stylegan2",
+        configs.STYLEGAN2_VEHICLES32,
+        configs.STYLEGAN2_CRITIC,
+    ),
+    "styleganxl-vehicles32": _gan_entry(
+        "STYLEGANXL",
+        "E",
+        "class-conditional StyleGAN2 layers, trained StyleGAN-XL's way",
+        "stylegan2",
+        configs.STYLEGANXL_VEHICLES32,
+    ),
+    "biggan-vehicles32": _gan_entry(
+        "BIGGAN",
+        "E",
+        "BigGAN, four classes of CIFAR-10 vehicles",
+        "biggan",
+        configs.BIGGAN_VEHICLES32,
+    ),
     "gaussian-vehicles32": Entry(
         "exact Gaussian",
         "S",
@@ -339,6 +368,66 @@ MODELS: dict[str, Entry] = {
         "checkpoints/ffhq_256/model.ckpt from the README of github.com/jiamings/d2c; then "
         "`difftools import d2c model.ckpt`",
     ),
+    **{
+        name: _gan_entry(
+            "STYLEGAN2", "P", title, "stylegan2", g, {"channels": g["channels"]}, source
+        )
+        for name, title, g, source in (
+            (
+                "stylegan2-ffhq1024",
+                "StyleGAN2 config-f, FFHQ 1024 px",
+                configs.STYLEGAN2_FFHQ1024,
+                "stylegan2-ffhq-config-f.pkl from the README of github.com/NVlabs/stylegan2; then "
+                "`difftools import stylegan2 stylegan2-ffhq-config-f.pkl`",
+            ),
+            (
+                "stylegan2-ffhq256",
+                "StyleGAN2 paper256, FFHQ 256 px",
+                configs.STYLEGAN2_FFHQ256,
+                "ffhq-res256-mirror-paper256-noaug.pkl from the README of "
+                "github.com/NVlabs/stylegan2-ada-pytorch; then `difftools import stylegan2 FILE`",
+            ),
+            (
+                "stylegan2-config-f256",
+                "StyleGAN2 config-f at 256 px: rosinality's, or the lower half of a 1024 px file",
+                configs.STYLEGAN2_CONFIG_F256,
+                "550000.pt from the README of github.com/rosinality/stylegan2-pytorch, or SPHInX's "
+                "stylegan2-ffhq-config-f.pt; then `difftools import stylegan2 FILE --name "
+                "stylegan2-config-f256`",
+            ),
+        )
+    },
+    "styleganxl-imagenet256": _gan_entry(
+        "STYLEGANXL",
+        "P",
+        "StyleGAN-XL, ImageNet 256 px, layers as designed",
+        "styleganxl",
+        {"sizes": (16, 32, 64, 128, 256)},
+        source="imagenet256.pkl from the README of github.com/autonomousvision/stylegan-xl; then "
+        "`difftools import styleganxl imagenet256.pkl`",
+    ),
+    **{
+        f"biggan-deep-{size}": _gan_entry(
+            "BIGGAN-DEEP",
+            "P",
+            f"BigGAN-deep, ImageNet {size} px",
+            "biggan-deep",
+            config,
+            source=f"biggan-deep-{size}-pytorch_model.bin, linked from the README of "
+            "github.com/huggingface/pytorch-pretrained-BigGAN; then `difftools import biggan-deep "
+            "FILE`",
+        )
+        for size, config in configs.BIGGAN_DEEP.items()
+    },
+    "biggan-imagenet128": _gan_entry(
+        "BIGGAN",
+        "P",
+        "BigGAN, ImageNet 128 px",
+        "biggan",
+        configs.BIGGAN_IMAGENET128,
+        source="G_ema.pth of the 128 px model from the README of github.com/ajbrock/BigGAN-"
+        "PyTorch; then `difftools import biggan G_ema.pth`",
+    ),
     "ddpm-ffhq256": _openai(
         "ADM-light DDPM, FFHQ 256 px (FFHQ-10m)",
         configs.FFHQ_10M,
@@ -376,30 +465,52 @@ def imported(name: str) -> Path:
 def present(name: str) -> bool:
     """Whether a model can be loaded now."""
     entry = MODELS[name]
-    shipped = WEIGHTS / f"{name}.safetensors"
-    return entry.module is None or (imported(name) if entry.source else shipped).is_file()
+    file = imported(name) if entry.source else WEIGHTS / f"{name}.safetensors"
+    return entry.module is None or file.is_file()
 
 
 @lru_cache(maxsize=8)
 def model(name: str, device: str = "cpu") -> LatentModel:
     """The model of an entry, built once per process and device."""
-    entry, config = MODELS[name], MODELS[name].config
+    entry = MODELS[name]
     if entry.module is None:
-        return _named(entry.model(None, config), name, "cpu")
-    if entry.source:
-        if not present(name):
-            raise ModelError(f"{name} is not on this machine. Get {entry.source}")
+        return _named(entry.model(None, entry.config), name, "cpu")
+    net, config = _filled(name)
+    return _named(entry.model(net.to(device), config), name, device)
+
+
+def _filled(name: str) -> tuple[nn.Module, dict]:
+    """(networks and statistics with their weights, configuration) of an entry."""
+    entry = MODELS[name]
+    if not entry.source:
+        state, config = shipped(f"{name}.safetensors"), entry.config
+    elif present(name):
         note = json.loads(imported(name).with_suffix(".json").read_text())
-        state, _ = _verified(imported(name), note["sha256"], "import it again")
+        state, _ = verified(imported(name), note["sha256"], "import it again")
         config = note["config"]
     else:
-        state = tensors(f"{name}.safetensors")
-    module = load_state(entry.module(config), state, name).to(device)
-    return _named(entry.model(module, config), name, device)
+        raise ModelError(f"{name} is not on this machine. Get {entry.source}")
+    return load_state(entry.module(config), state, name), config
+
+
+def module(name: str) -> nn.Module:
+    """The networks and statistics of a trained model, anew at every call: for training on."""
+    return _filled(name)[0]
 
 
 def _named(m: LatentModel, name: str, device: str) -> LatentModel:
     return m.with_(name=name, device=device)
+
+
+@lru_cache(maxsize=1)
+def classifier() -> nn.Module:
+    """The small classifier of CIFAR-10 that StyleGAN-XL's sibling was trained through, a
+    `projected.Features`: for losses on features, never for judging.
+    """
+    from .nets import projected
+
+    file = "features-cifar10.safetensors"
+    return load_state(projected.Features(), shipped(file), file)
 
 
 def denoiser(name: str) -> denoisers.Denoiser:
@@ -426,31 +537,34 @@ def load(name: str, device: str = "cpu", fast: str = "", **settings) -> LatentMo
     )
 
 
+GANS = ("stylegan2", "styleganxl", "biggan", "biggan-deep")
+SYSTEMS = (*official.SYSTEMS, *GANS)
+SPARE = {"dae": "latent", "stylegan2": "d"}  # a part that a file may lack
+
+
 def import_official(
     system: str, file: str | Path, name: str = "", config: dict | None = None
 ) -> str:
     """Convert an official checkpoint to safetensors and a note (config, hashes); returns its name.
 
-    system: one of `official.SYSTEMS`. name: a model of world P, by default the one of this system
-    whose shapes fit. config: another architecture of the same class (for tests and own trainings).
+    system: one of `SYSTEMS`. name: a model of world P, by default the one of this system whose
+    shapes fit. config: another architecture of the same class (for tests and own trainings).
     Raises CheckpointError or ModelError before anything is written.
     """
-    if system not in official.SYSTEMS:
-        raise ModelError(f"unknown system {system!r}; known: {', '.join(official.SYSTEMS)}")
+    if system not in SYSTEMS:
+        raise ModelError(f"unknown system {system!r}; known: {', '.join(SYSTEMS)}")
     of_system = [k for k, e in MODELS.items() if e.source and e.system == system.upper()]
     if name and name not in of_system:
         raise ModelError(f"{name!r} is no {system} model; known: {', '.join(of_system)}")
-    found, problems = official.read(file), {}
+    found, problems = _found(Path(file)), {}
     for candidate in [name] if name else of_system:
         entry = MODELS[candidate]
-        used = config or entry.config
+        state, used = _converted(system, found, config or entry.config)
+        spare = SPARE.get(system)
+        if spare and not any(k.startswith(f"{spare}.") for k in state):
+            used = {k: v for k, v in used.items() if k != spare}
         with torch.device("meta"):
             want = shapes(entry.module(used))
-        state = official.SYSTEMS[system](found, used, want)
-        if system == "dae" and not any(k.startswith("latent.") for k in state):
-            used = {k: v for k, v in used.items() if k != "latent"}  # the file without its prior
-            want = {k: v for k, v in want.items() if k.startswith("net.")}
-            state = {k: v for k, v in state.items() if k.startswith("net.")}
         wrong = official.misfits(state, want)
         if not wrong:
             _write_import(candidate, state, used, Path(file))
@@ -462,6 +576,45 @@ def import_official(
         f"{Path(file).name} does not fit {best}: {'; '.join(wrong[:5])}"
         + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
     )
+
+
+def _found(file: Path) -> dict:
+    """What a file holds, read without running it: torch's format, or NVIDIA's pickles."""
+    if file.suffix != ".pkl":
+        return official.read(file)
+    from . import pickles
+
+    return pickles.read(file)
+
+
+def _converted(system: str, found: dict, config: dict) -> tuple[dict, dict]:
+    """(state dict, configuration): for GANs with what the file says of itself and no shape shows,
+    such as clamps.
+    """
+    if system in official.SYSTEMS:
+        return official.SYSTEMS[system](found, config), config
+    from . import pickles
+
+    if system == "styleganxl":  # its layers say of themselves all that it takes to run them
+        config = config | {"g": pickles.stylegan_xl_configuration(found)}
+    generator = {
+        "stylegan2": pickles.stylegan2,
+        "styleganxl": pickles.stylegan_xl,
+        "biggan": official.biggan,
+        "biggan-deep": official.biggan_deep,
+    }[system]
+    state = {f"g.{k}": v for k, v in generator(found, config["g"]).items()}
+    if system != "stylegan2":
+        return state, config
+    said = pickles.configuration(found)
+    config = config | {"g": config["g"] | {k: said[k] for k in ("lr", "clamp")}}
+    size = f"b{2 << len(config['g']['channels'])}.fromrgb.weight"
+    if {"d", "D"} & set(found):
+        critic = pickles.stylegan2_critic(found, config)
+        if size in critic:  # SPHInX's 256 px are the lower half of a file whose critic sees 1024
+            state |= {f"d.{k}": v for k, v in critic.items()}
+            config = config | {"d": config["d"] | {"clamp": said["clamp"]}}
+    return state, config
 
 
 def _write_import(name: str, state: dict, config: dict, source: Path) -> None:
@@ -528,30 +681,21 @@ def from_diffusers(name: str, device: str = "cpu") -> denoisers.Denoiser:
 
 
 @lru_cache(maxsize=64)
-def parameters(name: str) -> int | None:
-    """Number of trained parameters of a model, None for controls; counted without memory or
-    files.
+def measure(name: str) -> tuple[int | None, float]:
+    """(trained parameters, None for controls; latent coordinates per pixel value) of a model, for a
+    GAN under the recipe that it is inverted by; counted without memory or files.
     """
     entry = MODELS[name]
-    if entry.module is None:
-        return None
     with torch.device("meta"):
-        return sum(p.numel() for p in entry.module(entry.config).parameters())
+        module = entry.module and entry.module(entry.config)
+        dof = entry.model(module, entry.config).dof_per_value
+    return module and sum(p.numel() for p in module.parameters()), dof
 
 
 def card(name: str) -> dict:
     """The model's card (recipe, quality against its floor), empty if it has none."""
     file = WEIGHTS / f"{name}.json"
     return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def dof_per_value(config: dict) -> float:
-    """Latent coordinates per pixel value of a configuration, without building it."""
-    if "latent" in config and "first" in config:
-        size = config.get("size") or config["first"]["size"]
-        return torch.Size(config["latent"]).numel() / (3 * size**2)
-    net = config.get("net", {})
-    return 1 + net["cond"] / (3 * net["size"] ** 2) if "cond" in net else 1.0
 
 
 def rows() -> list[dict]:
@@ -564,8 +708,8 @@ def rows() -> list[dict]:
             "system": e.system,
             "world": e.world,
             "title": e.title,
-            "parameters": parameters(name),
-            "dof_per_value": round(dof_per_value(e.config), 6),
+            "parameters": measure(name)[0],
+            "dof_per_value": round(measure(name)[1], 6),
             "weights": present(name),
             "floor": card(name).get("floor", {}).get("passed"),
         }

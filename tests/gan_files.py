@@ -1,4 +1,5 @@
-"""StyleGAN2 checkpoints in their three official layouts, tiny and random.
+"""Checkpoints of the GANs in their official layouts, tiny and random: StyleGAN2's three,
+StyleGAN-XL's, BigGAN's, BigGAN-deep's.
 
 The classes that such files name exist while a file is written and at no other time: whoever reads
 it has neither dnnlib nor torch_utils.
@@ -13,10 +14,16 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
-from difftools.nets import stylegan2
+from difftools.nets import biggan, biggan_deep, stylegan2, stylegan_xl
 
 TINY = {"channels": (12, 8, 6), "z": 10, "w": 7, "layers": 2}  # 16 px; every width its own
 CRITIC = {"channels": (12, 8, 6)}
+LADDER = {"stem": 4, "head": 4, "base": 90, "most": 10}  # 8 px, then 16 px; canvases 20 px wider
+XL = stylegan_xl.design(
+    (8, 16), **LADDER, z=6, w=7, mapping=2, lr=0.01, classes=5, embedding=[9, 4], scale=0.25
+)
+BIG = {"channels": (16, 16, 8), "z": 9, "shared": 5, "classes": 4, "attention": 8}  # 16 px
+DEEP = {"channels": (16, 16, 8), "z": 6, "classes": 4, "attention": 8, "rows": 11}
 
 
 def shake(module, seed=0, filters=False):
@@ -28,8 +35,12 @@ def shake(module, seed=0, filters=False):
     randn = lambda v: torch.randn(v.shape, generator=gen)  # noqa: E731
     with torch.no_grad():
         for name, v in module.state_dict().items():
-            if name.endswith("resample_filter"):
+            if name.endswith("_filter"):
                 v.copy_(v * (1 + 0.5 * randn(v)) if filters else v)
+            elif name.endswith(("magnitude_ema", "var", "vars")):
+                v.copy_(0.5 + randn(v).abs())
+            elif name.endswith("transform"):  # a user's rotation, scale and shift
+                v.copy_(torch.eye(3) + 0.2 * randn(v))
             elif name.startswith("mapping.fc"):
                 v.copy_(randn(v) * (100 if name.endswith("weight") else 30))
             elif name.endswith("affine.bias"):
@@ -43,6 +54,27 @@ def shake(module, seed=0, filters=False):
 
 def generator(seed=0, **changes):
     return shake(stylegan2.StyleGAN2(**TINY | changes), seed)
+
+
+def xl(seed=0, config=XL):
+    """Some of its waves lie above the bandwidth."""
+    return shake(stylegan_xl.StyleGANXL(**config), seed, filters=True)
+
+
+def _moderate(net):
+    """Activations of about one, as spectral norm leaves them."""
+    for m in net.modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
+            m.weight.div_(m.weight[0].numel() ** 0.5)
+    return net
+
+
+def big(seed=0):
+    return _moderate(shake(biggan.BigGAN(**BIG), seed))
+
+
+def deep(seed=0):
+    return _moderate(shake(biggan_deep.BigGANDeep(**DEEP), seed))
 
 
 def critic(seed=5, **changes):
@@ -100,6 +132,8 @@ class _Persistent:
 def persistent(module, scalars=None, source="raise SystemExit", name="", top="Generator"):
     """A module tree as persistence keeps it; scalars: {dotted name: value} beside the defaults."""
     scalars = scalars or {}
+    if isinstance(module, torch.nn.Embedding):  # torch's own modules pickle as themselves
+        return module
     state = {
         "training": False,
         "_parameters": OrderedDict(module._parameters),
@@ -118,6 +152,7 @@ def persistent(module, scalars=None, source="raise SystemExit", name="", top="Ge
         state["bias_gain"] = module.lr
     if isinstance(module, stylegan2.StyledConv):
         state |= {"activation": "lrelu", "conv_clamp": module.clamp, "act_gain": np.sqrt(2)}
+    state |= _xl_attributes(module)
     own = {k: v for k, v in scalars.items() if k.rpartition(".")[0] == name[:-1]}
     state |= {k.removeprefix(name): v for k, v in own.items()}
     return _Persistent(top, state, source)
@@ -274,4 +309,142 @@ def rosinality(path, G=None, D=None, mean=True, averaged=True):
     found |= {"g_ema": rosinality_generator(G)} if averaged else {}
     found |= {"latent_avg": G.mapping.w_avg} if mean else {}
     torch.save(found | {"g_optim": {"state": {}, "param_groups": []}}, path)
+    return path
+
+
+# --- StyleGAN-XL ----------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call of any function, or of what another call gives."""
+
+    def __init__(self, function, *args):
+        self.reduced = function, args
+
+    def __reduce__(self):
+        return self.reduced
+
+    def __call__(self):
+        raise AssertionError
+
+
+def _create_array(f, args, state, npdict=None):
+    raise AssertionError("the reader called what the file names")
+
+
+def _load_type(name):
+    raise AssertionError("the reader called what the file names")
+
+
+def _create_dtypemeta(scalar_type):
+    raise AssertionError("the reader called what the file names")
+
+
+def _eval_repr(text):
+    raise AssertionError("the reader called what the file names")
+
+
+class _ProjectedDiscriminator:
+    def __init__(self):
+        self.feature_networks, self.forward_flex = {"deit": 3}, Call(_eval_repr, "exit()")
+
+
+def _dilled(values):
+    """An array as dill writes it: a call that makes it, its dtype's class a call again."""
+    array = np.asarray(values)
+    make, args, (version, shape, dtype, fortran, raw) = array.__reduce__()
+    kind = Call(Call(_create_dtypemeta, None), dtype.str[1:], False, True)
+    return Call(_create_array, make, args, (version, shape, kind, fortran, raw), None)
+
+
+def _xl_attributes(module):
+    """What modules of StyleGAN-XL keep beside their tensors, sizes as arrays."""
+    if isinstance(module, stylegan_xl.Layer):
+        cout, cin, kernel, _ = module.weight.shape
+        return {
+            "in_channels": cin,
+            "out_channels": cout,
+            "in_size": _dilled([28, 28]),
+            "in_cutoff": np.float64(2.5),
+            "conv_kernel": kernel,
+            "conv_clamp": module.clamp,
+            "up_factor": module.up,
+            "down_factor": module.down,
+            "padding": list(module.padding),
+            "is_torgb": module.rgb,
+            "use_radial_filters": False,
+            "_non_persistent_buffers_set": Call(Call(_load_type, "set"), []),
+        }
+    if isinstance(module, stylegan_xl.Fourier):
+        return {
+            "channels": len(module.weight),
+            "size": _dilled([module.size] * 2),
+            "sampling_rate": np.float64(module.rate),
+            "bandwidth": np.float64(module.bandwidth),
+        }
+    if isinstance(module, stylegan_xl.Synthesis):
+        return {"layer_names": list(module.names), "output_scale": module.scale}
+    if isinstance(module, stylegan_xl.Mapping):
+        return {"num_layers": module.layers, "c_dim": module.classes}
+    if isinstance(module, stylegan_xl.StyleGANXL):
+        return {"z_dim": module.z, "w_dim": module.w, "c_dim": module.classes}
+    return {}
+
+
+def dill(path, G=None, protocol=4, scalars=None, source="raise SystemExit", **more):
+    """{G, D, G_ema, …} as dill writes them; D is of classes that nobody has here."""
+    G = G or xl()
+    found = {
+        "G": persistent(xl(9), scalars, source),
+        "D": _ProjectedDiscriminator(),
+        "G_ema": persistent(G, scalars, source, top="SuperresGenerator"),
+        "training_set_kwargs": _EasyDict(class_name="training.dataset.ImageFolderDataset"),
+        "progress": {"best_fid": 2.3, "cur_nimg": torch.tensor(3)},
+    }
+    made = (_create_array, _load_type, _create_dtypemeta, _eval_repr)
+    members = {
+        "torch_utils__persistence": {"_reconstruct_persistent_obj": _reconstruct},
+        "dnnlib__util": {"EasyDict": _EasyDict},
+        "dill___dill": {f.__name__: f for f in made},
+        "pg_modules__discriminator": {"ProjectedDiscriminator": _ProjectedDiscriminator},
+    }
+    with modules(**members):
+        path.write_bytes(pickle.dumps(found | more, protocol=protocol))
+    return path
+
+
+# --- BigGAN ---------------------------------------------------------------------------------------
+
+
+def _normed(net, plain):
+    """Names of the weights under spectral norm."""
+    kinds = (torch.nn.Conv2d, torch.nn.Linear)
+    return [f"{k}.weight" for k, m in net.named_modules() if isinstance(m, kinds) and k != plain]
+
+
+def biggan_deep_state(net, seed=3):
+    """pytorch-pretrained-BigGAN's layout; its vectors are one power iteration from random ones."""
+    out, gen = dict(net.state_dict()), torch.Generator().manual_seed(seed)
+    for key in _normed(net, "embeddings"):
+        weight, layer = out.pop(key), key.removesuffix("weight")
+        u = torch.randn(len(weight), generator=gen)
+        v = torch.nn.functional.normalize(weight.flatten(1).T @ u, dim=0)
+        u = torch.nn.functional.normalize(weight.flatten(1) @ v, dim=0)
+        out |= {f"{layer}weight_orig": weight, f"{layer}weight_u": u, f"{layer}weight_v": v}
+    return out
+
+
+def biggan_state(net, seed=3):
+    """BigGAN-PyTorch's layout: a vector and a number beside each weight."""
+    out, gen = dict(net.state_dict()), torch.Generator().manual_seed(seed)
+    for key in _normed(net, ""):
+        layer = key.removesuffix("weight")
+        out[f"{layer}u0"] = torch.randn(1, len(out[key]), generator=gen)
+        out[f"{layer}sv0"] = torch.ones(1)
+    return out
+
+
+def torch_file(path, state, old=True, **more):
+    """A state dict as torch wrote it in 2019, or as now."""
+    torch.save(OrderedDict(state) | more, path, _use_new_zipfile_serialization=not old)
     return path

@@ -9,7 +9,7 @@ from sphinx.util.docutils import SphinxDirective
 
 DATA = Path(__file__).parents[2] / "data"
 SHOWN = {"error_ratio", "error_ratio_low", "error_ratio_high", "floor", "kid", "lam", "loss",
-         "reconstruction"}
+         "reconstruction", "curve"}
 
 
 class DataSets(SphinxDirective):
@@ -30,9 +30,11 @@ class ModelCards(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         files = [f for f in (DATA / "weights").glob("*.json") if f.stem != "manifest"]
+        cards = {f.stem: json.loads(f.read_text(encoding="utf-8")) for f in files}
+        failed = lambda f: not cards[f.stem]["floor"]["passed"]  # noqa: E731
         # controls, which fail the floor on purpose, come last
-        passed = {f: json.loads(f.read_text(encoding="utf-8"))["floor"]["passed"] for f in files}
-        return [self.section(f) for f in sorted(files, key=lambda f: (not passed[f], f.stem))]
+        sections = [self.section(f) for f in sorted(files, key=lambda f: (failed(f), f.stem))]
+        return [samples(cards), *sections]
 
     def section(self, file: Path) -> nodes.section:
         self.env.note_dependency(str(file))
@@ -43,7 +45,8 @@ class ModelCards(SphinxDirective):
             alt = f"Samples of {file.stem}"
             out += nodes.image(uri=f"../data/weights/{file.stem}.png", alt=alt)
             out += nodes.paragraph("", f"{alt}, not picked.")
-        parts = [floor(card), quality(card), distances(card), reconstruction(card), facts(card)]
+        parts = [floor(card), quality(card), distances(card), curve(card), reconstruction(card),
+                 facts(card)]
         out += [part for part in parts if part]
         return out
 
@@ -73,6 +76,22 @@ def distances(card: dict) -> nodes.Node | None:
     return table(["KID to held-out images", "value", "interval"], rows) if rows else None
 
 
+def curve(card: dict) -> nodes.Node | None:
+    """KID and FD of a GAN's samples while it was trained."""
+    rows = [[f"{p['images']:,}", f"{p['kid']['value']:.3f}",
+             f"{p['kid']['low']:.3f} … {p['kid']['high']:.3f}", f"{p['fd64']:.2f}"]
+            for p in card.get("curve", [])]
+    return table(["images shown", "KID", "interval", "FD, 64 components"], rows) if rows else None
+
+
+def samples(cards: dict[str, dict]) -> nodes.Node:
+    """All generators beside each other, on the same held-out images; nearest first."""
+    ends = sorted((c["kid"]["samples"]["value"], name) for name, c in cards.items())
+    rows = [[name, f"{value:.3f}", "{low:.3f} … {high:.3f}".format(**cards[name]["kid"]["samples"]),
+             f"{cards[name]['fd64']['samples']:.2f}"] for value, name in ends]
+    return table(["samples of", "KID to held-out images", "interval", "FD, 64 components"], rows)
+
+
 def reconstruction(card: dict) -> nodes.Node | None:
     """Round trips by image domain, beside the autoencoder alone where there is one."""
     found = card.get("reconstruction", {})
@@ -85,13 +104,14 @@ def reconstruction(card: dict) -> nodes.Node | None:
 
 def facts(card: dict) -> nodes.Node | None:
     """Everything else, one row for each number: the recipe, the seed, the time."""
-    rows = [row for row in flatten({k: v for k, v in card.items() if k not in SHOWN})
-            if row[0].split()[-1] != "loss"]
+    rows = flatten({k: v for k, v in card.items() if k not in SHOWN})
     return table(["fact", "value"], rows) if rows else None
 
 
 def flatten(value, path: str = "") -> list[list[str]]:
-    """Nested dictionaries as rows `outer inner -> value`."""
+    """Nested dictionaries as rows `outer inner -> value`; curves (lists of lists) are left out."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return []
     if not isinstance(value, dict):
         return [[path.replace("_", " "), str(value)]]
     return [row for key, inner in value.items() for row in flatten(inner, f"{path} {key}".strip())]

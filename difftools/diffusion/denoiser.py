@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -78,11 +79,13 @@ def accelerated(denoiser: Denoiser, how: str) -> Denoiser:
     if how not in FAST:
         raise ValueError(f"fast must be one of {FAST}, got {how!r}")
     net = denoiser.net
-    if how == "compile":
-        gpu = torch.cuda.is_available()
-        return replace(
-            denoiser, net=torch.compile(net, mode="reduce-overhead" if gpu else "default")
-        )
+    if how == "compile":  # the device is known when the first image comes
+
+        @lru_cache(maxsize=2)
+        def compiled(kind: str):
+            return torch.compile(net, mode="reduce-overhead" if kind == "cuda" else "default")
+
+        return replace(denoiser, net=lambda x, *told: compiled(x.device.type)(x, *told))
 
     def run(x, *told):
         with torch.autocast(x.device.type, dtype=torch.bfloat16):

@@ -47,17 +47,19 @@ def round_trip(
 
     psnr (B,) in dB; latent_error (B,) against `reference` (from `converged`) or None; code and
     images; evaluations up and down, counted. Gaussianity: pass `code["noise"]` to
-    `normality.statistics`. Built in: inversion.
+    `normality.statistics`. A GAN is a model too: its passes, forward and backward, are evaluations,
+    and there is no converged latent to compare with. Built in: inversion.
     """
-    before = model.denoiser.calls
+    counter = getattr(model, "denoiser", model)
+    before = counter.calls
     code = model.encode(images, seeds)
-    up = model.denoiser.calls - before
+    up = counter.calls - before
     back = model.decode(code)
     return {
         "psnr": psnr(images, back).numpy(),
         "latent_error": None if reference is None else latent_error(code["noise"], reference),
         "up": up,
-        "down": model.denoiser.calls - before - up,
+        "down": counter.calls - before - up,
         "code": code,
         "images": back,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,15 +17,6 @@ from .steppers import ddim, integrate
 
 MODES = ("ddim_latent", "ae_only", "official_r0")
 QUANTISE = ("at_decode", "before_diffusion", "never")
-
-
-class Autoencoder(Protocol):
-    """What a latent diffusion model stands on; images (B, 3, H, W) in [-1, 1], latents (B, c, h,
-    w).
-    """
-
-    def encode(self, images: Tensor) -> Tensor: ...
-    def decode(self, latents: Tensor, seeds=None) -> Tensor: ...
 
 
 @dataclass

@@ -148,3 +148,30 @@ V_VEHICLES32 = {
     "head_width": 24,
     "groups": 12,
 }
+
+def widths(size: int, base: int = 32768, most: int = 512) -> tuple[int, ...]:
+    """Channels at 4, 8, …, size: min(base / resolution, most), as the official networks count."""
+    return tuple(min(base // 2**i, most) for i in range(2, size.bit_length()))
+
+
+# StyleGAN2 on FFHQ: config-f at 1024 px, 30,370,060 parameters, its half (SPHInX) at 256 px, and
+# paper256, 24,767,458. What a file says of clamps is read there, see `pickles.configuration`.
+STYLEGAN2_FFHQ1024 = {"channels": widths(1024)}
+STYLEGAN2_CONFIG_F256 = {"channels": widths(256)}
+STYLEGAN2_FFHQ256 = {"channels": widths(256, 16384)}
+
+# BigGAN on ImageNet (Brock et al. 2019): 70,433,988 parameters; BigGAN-deep 50,388,609, 55,880,833
+# and 56,163,905.
+BIGGAN_IMAGENET128 = {"channels": (1536, 1536, 768, 384, 192, 96), "attention": 64}
+BIGGAN_DEEP = {
+    128: {"channels": (2048, 2048, 1024, 512, 256, 128), "attention": 64},
+    256: {"channels": (2048, 2048, 1024, 1024, 512, 256, 128), "attention": 64},
+    512: {"channels": (2048, 2048, 1024, 1024, 512, 256, 128, 128), "attention": 64},
+}
+
+# The GANs of the embedded world, a generator of about a million parameters each.
+STYLEGAN2_VEHICLES32 = {"channels": (160, 160, 96, 48), "z": 64, "w": 128, "layers": 4}
+STYLEGAN2_CRITIC = {"channels": (160, 160, 96, 48), "head": "sum"}
+STYLEGANXL_VEHICLES32 = STYLEGAN2_VEHICLES32 | {"layers": 2, "classes": 4}
+BIGGAN_VEHICLES32 = {"channels": (192, 128, 96, 32), "z": 64, "shared": 32, "classes": 4}
+BIGGAN_CRITIC = {"channels": (192, 96, 48), "classes": 4}

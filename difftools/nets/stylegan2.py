@@ -20,20 +20,6 @@ EPS = 1e-8
 TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
-def widths(size: int, base: int = 32768, most: int = 512) -> tuple[int, ...]:
-    """Channels at 4, 8, …, size: min(base / resolution, most), as the official networks count."""
-    return tuple(min(base // 2**i, most) for i in range(2, size.bit_length()))
-
-
-# The FFHQ generators. `clamp` is a property of each file: `pickles.configuration` reads it there.
-FFHQ1024 = {"channels": widths(1024)}  # config-f: 30,370,060 parameters
-FFHQ256 = {"channels": widths(256, 16384), "clamp": 256.0}  # paper256: 24,767,458
-# gan_systems.md 9, SG2-lite A and B: 1.96 M and 2.65 M; their critics 1.75 M and 2.43 M
-SMALL32 = {"channels": (256, 192, 96, 48), "z": 64, "w": 128, "layers": 4}
-SMALL32_WIDE = SMALL32 | {"channels": (256, 256, 128, 64)}
-SMALL32_CRITIC = {"channels": (256, 192, 96, 48), "head": "sum"}
-
-
 def low_pass() -> Tensor:
     """The binomial filter (4, 4), [1 3 3 1] ⊗ [1 3 3 1] / 64; its sum is 1."""
     taps = torch.tensor(TAPS)
@@ -78,21 +64,38 @@ class Dense(nn.Module):
         return F.linear(x, self.weight * self.gain, self.bias * self.lr)
 
 
+def unit(x: Tensor) -> Tensor:
+    """x (B, k) at unit second moment."""
+    return x * (x.square().mean(1, keepdim=True) + EPS).rsqrt()
+
+
 class Mapping(nn.Module):
     """z (B, z) -> w (B, w): normalised to unit second moment, then `layers` dense layers.
 
-    psi: truncation, w_avg + psi (w − w_avg). Source: Karras et al. 2019, sections 2 and 4.
+    psi: truncation, w_avg + psi (w − w_avg). classes: a label y (B,), or weights over the labels
+    (B, classes), is embedded, normalised and set beside z. Source: Karras et al. 2019, sections 2
+    and 4; Karras et al. 2020 (ADA) for the labels.
     """
 
-    def __init__(self, z: int = 512, w: int = 512, layers: int = 8, lr: float = 0.01):
+    def __init__(
+        self, z: int = 512, w: int = 512, layers: int = 8, lr: float = 0.01, classes: int = 0
+    ):
         super().__init__()
+        if classes:
+            self.embed = Dense(classes, w)
         for i in range(layers):
-            self.add_module(f"fc{i}", Dense(z if i == 0 else w, w, lr))
-        self.layers = layers
+            cin = z + (w if classes else 0) if i == 0 else w
+            self.add_module(f"fc{i}", Dense(cin, w, lr))
+        self.layers, self.classes = layers, classes
         self.register_buffer("w_avg", torch.zeros(w))
 
-    def forward(self, z: Tensor, psi: float = 1.0) -> Tensor:
-        x = z * (z.square().mean(1, keepdim=True) + EPS).rsqrt()
+    def forward(self, z: Tensor, psi: float = 1.0, y: Tensor | None = None) -> Tensor:
+        if (y is None) == bool(self.classes):
+            raise ValueError(f"a mapping of {self.classes} classes was given labels {y}")
+        x = unit(z)
+        if y is not None:
+            y = y if y.is_floating_point() else F.one_hot(y, self.classes).to(z)
+            x = torch.cat([x, unit(self.embed(y))], 1)
         for i in range(self.layers):
             x = activate(getattr(self, f"fc{i}")(x))
         return x if psi == 1 else torch.lerp(self.w_avg, x, psi)
@@ -174,7 +177,8 @@ class Synthesis(nn.Module):
     """w+ (B, num_ws, w) -> images (B, 3, size, size), about [-1, 1], not clamped.
 
     Rows of w+: 4×4 takes rows 0 and 1 (colour); block j takes 2j − 1, 2j and, for its colour,
-    2j + 1, which is also the first of the next block.
+    2j + 1, which is also the first of the next block. activations: a list that receives what each
+    of `convs` gives, (B, C, r, r).
     """
 
     def __init__(self, channels: Sequence[int], w: int = 512, clamp: float | None = None):
@@ -189,15 +193,24 @@ class Synthesis(nn.Module):
         pairs = [(getattr(b, "conv0", None), b.conv1) for b in blocks]
         return [conv for pair in pairs for conv in pair if conv is not None]
 
-    def forward(self, ws: Tensor, noise: Sequence[Tensor | None], content: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        ws: Tensor,
+        noise: Sequence[Tensor | None],
+        content: Tensor | None,
+        activations: list[Tensor] | None = None,
+    ) -> Tensor:
         maps, image = iter(noise), None
+        keep = (lambda x: None) if activations is None else activations.append
         for j, size in enumerate(self.sizes):
             b = getattr(self, f"b{size}")
             if j == 0:
                 x = (b.const[None] if content is None else content).expand(len(ws), -1, -1, -1)
             else:
                 x = b.conv0(x, ws[:, 2 * j - 1], next(maps))
+                keep(x)
             x = b.conv1(x, ws[:, 2 * j], next(maps))
+            keep(x)
             rgb = b.torgb(x, ws[:, 2 * j + 1])
             image = rgb if image is None else doubled(image, b.resample_filter) + rgb
         return image
@@ -207,7 +220,8 @@ class StyleGAN2(nn.Module):
     """The generator. forward: z (B, z) ~ N(0, I) -> images (B, 3, size, size), about [-1, 1].
 
     channels: widths at 4, 8, …, size. z, w, layers, lr: of the mapping network. clamp: bound on
-    activations that networks trained in fp16 carry. Skip architecture, unconditional.
+    activations that networks trained in fp16 carry. classes: of a conditional network, whose
+    forward takes labels y (B,). Skip architecture.
     Source: Karras et al. 2020. Built in: inversion_tables.
     """
 
@@ -219,11 +233,12 @@ class StyleGAN2(nn.Module):
         layers: int = 8,
         lr: float = 0.01,
         clamp: float | None = None,
+        classes: int = 0,
     ):
         super().__init__()
-        self.mapping = Mapping(z, w, layers, lr)
+        self.mapping = Mapping(z, w, layers, lr, classes)
         self.synthesis = Synthesis(channels, w, clamp)
-        self.z, self.w, self.size = z, w, self.synthesis.sizes[-1]
+        self.z, self.w, self.classes, self.size = z, w, classes, self.synthesis.sizes[-1]
         self.num_ws = 2 * len(channels)
         self.content_shape = (channels[0], 4, 4)
         self.noise_shapes = [(1, *c.noise_const.shape) for c in self.synthesis.convs()]
@@ -248,12 +263,14 @@ class StyleGAN2(nn.Module):
         w: Tensor,
         noise: Sequence[Tensor | None] | None = None,
         content: Tensor | None = None,
+        activations: list[Tensor] | None = None,
     ) -> Tensor:
         """Images of w (B, w) or w+ (B, num_ws, w).
 
         noise: one map (1 or B, 1, r, r) per layer, None for the stored one; zeros switch it off.
-        content: (1 or B, C, 4, 4) in place of the learned constant. Raises ValueError on a wrong
-        shape.
+        content: (1 or B, C, 4, 4) in place of the learned constant. activations: a list that
+        receives the output (B, C, r, r) of each layer that takes noise. Raises ValueError on a
+        wrong shape.
         """
         ws = self.w_plus(w)
         noise = [None] * len(self.noise_shapes) if noise is None else list(noise)
@@ -268,7 +285,7 @@ class StyleGAN2(nn.Module):
         if content is not None and content.shape[1:] != self.content_shape:
             got = tuple(content.shape)
             raise ValueError(f"given content {got}, expected (1 or B, {self.content_shape})")
-        return self.synthesis(ws, noise, content)
+        return self.synthesis(ws, noise, content, activations)
 
     def forward(
         self,
@@ -276,8 +293,9 @@ class StyleGAN2(nn.Module):
         psi: float = 1.0,
         noise: Sequence[Tensor | None] | None = None,
         content: Tensor | None = None,
+        y: Tensor | None = None,
     ) -> Tensor:
-        return self.synthesise(self.mapping(z, psi), noise, content)
+        return self.synthesise(self.mapping(z, psi, y), noise, content)
 
 
 class Conv(nn.Module):
@@ -382,13 +400,14 @@ class Discriminator(nn.Module):
             self.add_module(f"b{size}", CriticBlock(down[i], down[i + 1], i == 0, clamp))
         self.b4 = CriticHead(channels[0], head, group, clamp)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """What each block gives, from large to small: (B, C, size / 2, size / 2), …, (B, C, 4, 4).
+    def features(self, images: Tensor, last: int = 4) -> list[Tensor]:
+        """What each block gives, from large to small: (B, C, size / 2, size / 2), …, (B, C, last,
+        last).
 
         A patch critic or a feature loss reads them.
         """
         out = [images]
-        for size in self.sizes[:-1]:
+        for size in self.sizes[: self.sizes.index(last)]:
             out.append(getattr(self, f"b{size}")(out[-1]))
         return out[1:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from ..diffusion.latent import LatentDiffusion
 from ..gaussians import Gaussian
 from ..images import to_float
 from ..nets.unet import GaussianPreconditioned
-from . import ddpm, ship, siblings
+from . import ddpm, gan, ship, siblings
 
-NAMES = {k: f"{k}-vehicles32" for k in ("ddpm", "ddpm-eps", "dae", "ldm", "d2c", "v")}
+NAMES = {
+    k: f"{k}-vehicles32"
+    for k in ("ddpm", "ddpm-eps", "dae", "ldm", "d2c", "v", "stylegan2", "biggan", "styleganxl")
+}
 DOMAINS = (  # in-domain, near and far: where a card measures reconstruction
     "vehicles",
     "animals",
@@ -73,6 +77,11 @@ def run(
         recipe = recipe if images is None else replace(recipe, images=images)
         g = shipped_gaussian(pixels, recipe.rank, out)
         module, facts = ddpm.train(recipe, pixels, g, checkpoint, device)
+    elif name in gan.RECIPES:
+        recipe = gan.RECIPES[name]
+        recipe = recipe if images is None else replace(recipe, images=images)
+        pair, facts = gan.train(name, recipe, checkpoint, device)
+        return finish_gan(name, pair.cpu(), facts, pixels, checkpoint, out)
     else:
         g = shipped_gaussian(pixels, ddpm.Recipe().rank, out)
         train = getattr(siblings, f"train_{name}")
@@ -103,19 +112,54 @@ def finish(name: str, module: torch.nn.Module, facts: dict, pixels: np.ndarray, 
         model, best, best_pixels, data.domain("vehicles"), reference_features(pixels, out)
     )
     sets = {k: data.domain(k, JUDGED) for k in DOMAINS}
+    more = {"reconstruction": ship.reconstruction(model, sets), **facts, **quality}
+    return _finished(name, module, sha, more, samples, out)
+
+
+def _finished(name: str, module, sha: str, more: dict, samples: torch.Tensor, out: Path) -> dict:
+    """Write card and sample sheet; returns the card."""
     card = {
-        "model": model_name,
+        "model": NAMES[name],
         "command": f"difftools train {name}",
         "sha256": sha,
         "data": "CIFAR-10 airplane, automobile, ship, truck: 20,000 training images, random flips",
         "parameters": sum(p.numel() for p in module.parameters()),
-        "reconstruction": ship.reconstruction(model, sets),
-        **facts,
-        **quality,
+        **more,
     }
-    ship.write_json(out / f"{model_name}.json", card)
-    ship.write_sheet(out / f"{model_name}.png", samples[:96])
+    ship.write_json(out / f"{NAMES[name]}.json", card)
+    ship.write_sheet(out / f"{NAMES[name]}.png", samples[:96])
     return card
+
+
+def finish_gan(
+    name: str, pair: gan.Pair, facts: dict, pixels: np.ndarray, checkpoint: Path, out: Path
+) -> dict:
+    """`finish` for a GAN: spectral norm folded, its curve over training from the snapshots that lie
+    in `checkpoint`, and what its samples are worth beside the exact Gaussian's.
+    """
+    model_name = NAMES[name]
+    entry = zoo.MODELS[model_name]
+    if name == "styleganxl":  # the frozen network ships too: few-shot learning looks through it
+        ship.save(out, "features-cifar10.safetensors", ship.half(pair["d"].features.state_dict()))
+    held_out, reference = data.domain("vehicles"), reference_features(pixels, out)
+    real = metrics.features(held_out)
+    module = entry.module(entry.config)
+    curve = []
+    for n, then in gan.snapshots(copy.deepcopy(pair["g"]), checkpoint):
+        gan.finished(module["g"], then)
+        curve.append({"images": n} | ship.curve_point(entry.model(module, entry.config), real))
+    gan.finished(module["g"], pair["g"])
+    if "d" in module:
+        module["d"].load_state_dict(pair["d"].state_dict())
+    state = ship.half(module.state_dict())
+    sha = ship.save(out, f"{model_name}.safetensors", state)
+    module.load_state_dict({k: v.float() for k, v in state.items()})
+    model = entry.model(module, entry.config)
+    best = gaussians.fit(to_float(pixels).flatten(1), "full")
+    quality, samples = ship.sampled(model, best, held_out, reference)
+    quality["floor"]["passed"] = all(quality["floor"].values())
+    more = {"curve": curve, "curve_flat": ship.flat(curve), **facts, **quality}
+    return _finished(name, module, sha, more, samples, out)
 
 
 def reference_features(pixels: np.ndarray, out: Path) -> torch.Tensor:

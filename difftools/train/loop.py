@@ -31,6 +31,24 @@ class Recipe:
 Loss = Callable[[nn.Module, Tensor, torch.Generator, float], Tensor]
 
 
+def resumed(folder: Path, recipe, device: str) -> dict | None:
+    """What `keep` left in a folder, None if nothing; ValueError if by another recipe."""
+    state = folder / "state.pt"
+    if not state.exists():
+        return None
+    s = torch.load(state, map_location=device, weights_only=True)
+    if s["recipe"] != asdict(recipe):
+        raise ValueError(f"{state} belongs to another recipe; choose another folder or delete it")
+    return s
+
+
+def keep(folder: Path, recipe, state: dict) -> None:
+    """Write a checkpoint; a cut never leaves half of one."""
+    part = folder / "state.tmp"
+    torch.save({"recipe": asdict(recipe)} | state, part)
+    part.rename(folder / "state.pt")
+
+
 def fit(
     recipe: Recipe,
     build: Callable[[], nn.Module],
@@ -62,13 +80,7 @@ def fit(
     )
     gen = torch.Generator().manual_seed(recipe.seed)
     steps, step, seconds, log = recipe.images // recipe.batch, 0, 0.0, []
-    state = folder / "state.pt"
-    if state.exists():
-        s = torch.load(state, map_location=device, weights_only=True)
-        if s["recipe"] != asdict(recipe):
-            raise ValueError(
-                f"{state} belongs to another recipe; choose another folder or delete it"
-            )
+    if s := resumed(folder, recipe, device):
         module.load_state_dict(s["module"])
         ema.load_state_dict(s["ema"])
         opt.load_state_dict(s["opt"])
@@ -108,8 +120,7 @@ def fit(
         bar.set_postfix(loss=f"{running:.4f}")
         if step % save_every == 0 or step == steps:
             log.append((step * recipe.batch, running))
-            s = {
-                "recipe": asdict(recipe),
+            now = {
                 "module": module.state_dict(),
                 "ema": ema.state_dict(),
                 "log": log,
@@ -118,8 +129,7 @@ def fit(
                 "step": step,
                 "seconds": seconds + time.time() - start,
             }
-            torch.save(s, state.with_suffix(".tmp"))
-            state.with_suffix(".tmp").rename(state)  # never a half-written checkpoint
+            keep(folder, recipe, now)
     bar.close()
     return ema, {
         "recipe": asdict(recipe),

@@ -125,6 +125,36 @@ def quality(
     """
     with space(model, held_out) as (d, data):
         ratio, lo, hi = ratio_interval(error_ratio(d, linear, data, LAM_ALL))
+    facts, fake = sampled(model, pixels, held_out, reference, samples, seed)
+    inside = np.isin(LAM_ALL, LAM_FLOOR)
+    floor = {
+        "below_linear": bool((ratio[inside] < 1).all()),
+        "never_5_percent_above": bool((ratio < 1.05).all()),
+        **facts.pop("floor"),
+    }
+    return {
+        "lam": LAM_ALL.tolist(),
+        "error_ratio": _round(ratio),
+        "error_ratio_low": _round(lo),
+        "error_ratio_high": _round(hi),
+        **facts,
+        "floor": floor | {"passed": all(floor.values())},
+    }, fake
+
+
+def sampled(
+    model,
+    pixels: Gaussian,
+    held_out: Tensor,
+    reference: Tensor,
+    samples: int = 512,
+    seed: int = 10_000,
+) -> tuple[dict, Tensor]:
+    """What a card says of samples, and the samples in [-1, 1]; arguments as in `quality`.
+
+    The floor's half that every generator has: KID below that of the exact Gaussian's samples, and
+    no sample nearer to a training image than held-out images are.
+    """
     real = metrics.features(held_out)
     fake = model.decode(model.prior(samples, seed)).float().clamp(-1, 1)
     gauss = PixelDiffusion(exact(pixels, tuple(held_out.shape[1:])))
@@ -139,18 +169,7 @@ def quality(
         k: float(metrics.nearest(f, reference)[0].median())
         for k, f in (("samples", f_fake), ("held_out", real))
     }
-    inside = np.isin(LAM_ALL, LAM_FLOOR)
-    floor = {
-        "below_linear": bool((ratio[inside] < 1).all()),
-        "never_5_percent_above": bool((ratio < 1.05).all()),
-        "kid_below_gaussian": kid["samples"][1][1] < kid["gaussian"][1][0],
-        "no_memorisation": near["samples"] > 0.8 * near["held_out"],
-    }
     facts = {
-        "lam": LAM_ALL.tolist(),
-        "error_ratio": _round(ratio),
-        "error_ratio_low": _round(lo),
-        "error_ratio_high": _round(hi),
         "kid": {
             k: {"value": round(v, 5), "low": round(a, 5), "high": round(b, 5)}
             for k, (v, (a, b)) in kid.items()
@@ -161,9 +180,32 @@ def quality(
         },
         "nearest_training_feature": {k: round(v, 4) for k, v in near.items()},
         "images": {"held_out": len(held_out), "samples": samples, "seed": seed},
-        "floor": floor | {"passed": all(floor.values())},
+        "floor": {
+            "kid_below_gaussian": kid["samples"][1][1] < kid["gaussian"][1][0],
+            "no_memorisation": near["samples"] > 0.8 * near["held_out"],
+        },
     }
     return facts, fake
+
+
+def curve_point(model, real: Tensor, samples: int = 256, seed: int = 10_000) -> dict:
+    """KID with its interval, and FD on 64 components, of samples against features real (n, 1280):
+    one point of a card's curve.
+    """
+    fake = metrics.features(model.decode(model.prior(samples, seed)).float().clamp(-1, 1))
+    value, (low, high) = metrics.kid(fake, real)
+    kid = {"value": round(value, 5), "low": round(low, 5), "high": round(high, 5)}
+    return {"kid": kid, "fd64": round(metrics.fd(fake, real), 3)}
+
+
+def flat(curve: list[dict]) -> bool:
+    """Whether the last fifth of training lowered KID by less than half its interval's width."""
+    if len(curve) < 2:
+        return False
+    last = curve[-1]
+    before = min(curve[:-1], key=lambda p: abs(p["images"] - 0.8 * last["images"]))
+    width = last["kid"]["high"] - last["kid"]["low"]
+    return before["kid"]["value"] - last["kid"]["value"] < width / 2
 
 
 def reconstruction(model, images: dict[str, Tensor], steps: int = 20) -> dict:

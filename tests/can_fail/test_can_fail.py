@@ -217,3 +217,41 @@ def test_a_wrong_sign_in_any_stepper_turns_its_tests_red(tmp_path):
 def test_there_is_a_mutant_for_every_stepper():
     from difftools.diffusion.steppers import STEPPERS
     assert set(MUTANTS) == set(STEPPERS)
+
+
+# GAN inversion: file, right, wrong; each is found by the test whose name begins with its own
+GAN_MUTANTS = {
+    "floored": ("recipes", "clamp_min(FLOOR)", "clamp_max(FLOOR)"),
+    "geocross": ("recipes", "2 * torch.atan2(", "torch.atan2("),
+    "prior": ("recipes", ") / s.std).square()", ") / s.std**2).square()"),
+    "cosine": ("recipes", "(1 - u @ u.mT).abs()", "(1 - u @ u.mT).square()"),
+    "autocorrelation": ("recipes", "for axis in (2, 3)", "for axis in (2, 2)"),
+    "ramp": ("recipes", "(1 - t) / 0.25", "(1 - t) / 0.5"),
+    "one_cycle_drop": ("recipes", "(t - 0.9) / 0.1 *", "(t - 0.9) / 0.2 *"),
+    "sphere": ("recipes", "length(start) / length(v)", "length(v) / length(start)"),
+    "normalise": ("recipes", "v = v - v.mean(", "v = v + v.mean("),
+    "degaussianise": ("generator", "self.s.to(v) * v + self.m", "self.s.to(v) * v - self.m"),
+    "heads_are_networks": ("inverter", "act(x) if i in after", "act(x) if i not in after"),
+    "the_mean_code": ("inverter", "v.value(fresh).mean(1)", "v.value(fresh)[:, 0]"),
+    "jitter_fades": ("inverter", "1 - t / 0.75", "1 - t"),
+    "the_best_step": ("inverter", "won = loss < best", "won = loss > -1"),
+    "a_batch_of_two": ("inverter", "torch.ones_like(loss))", "torch.ones_like(loss) / len(loss))"),
+    "a_loss_that_is_not_finite": ("inverter", "if bad:", "if bad and step < 0:"),
+    "lpips_against": ("../perceptual", "Conv(384, pool=3)", "Conv(384)"),
+}
+
+
+def test_a_fault_in_gan_inversion_turns_its_test_red(tmp_path):
+    shutil.copytree(ROOT / "difftools", tmp_path / "difftools",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").mkdir()
+    for name in ("unit/test_gan.py", "unit/test_perceptual.py", "gan_files.py"):
+        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = . tests\n")
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    for file, old, new in GAN_MUTANTS.values():
+        alter(tmp_path / "difftools" / "gan" / f"{file}.py", old, new)
+    said = red(["-k", " or ".join(GAN_MUTANTS), "tests"], tmp_path)
+    failed = re.findall(r"FAILED \S*::test_(\S*)", said)
+    caught = {n for n in GAN_MUTANTS if any(test.startswith(n) for test in failed)}
+    assert caught == set(GAN_MUTANTS), said

@@ -3,6 +3,7 @@ input.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import gan_files
 import official_files
 
 from difftools import cli, data, zoo
@@ -130,6 +132,84 @@ def test_invert_writes_every_part_of_a_code(capsys, photos, tmp_path, model):
     saved = load_file(tmp_path / "out" / "latents.safetensors")
     parts = {"noise", "seeds"} | ({"semantic"} if model.startswith("dae") else set())
     assert status == 0 and set(saved) == parts
+
+
+@pytest.fixture
+def tiny_gan(monkeypatch):
+    """A GAN of 8 px in the zoo."""
+    from difftools.gan.generator import styled
+    from difftools.gan.model import GAN
+    from difftools.nets.stylegan2 import StyleGAN2
+
+    def model(module, config):
+        net = StyleGAN2((8, 6), z=8, w=8, layers=2)
+        return GAN(styled(gan_files.shake(net)))
+
+    monkeypatch.setitem(zoo.MODELS, "tiny-gan", zoo.Entry("StyleGAN2", "E", "tiny", model))
+    zoo.model.cache_clear()
+    yield "tiny-gan"
+    zoo.model.cache_clear()
+
+
+def test_invert_takes_a_gan(capsys, photos, tmp_path, tiny_gan):
+    out = tmp_path / "out"
+    given = ["--model", tiny_gan, "--recipe", "w_plus_noise", "--steps", 5, "--json"]
+    status, text, _ = call(capsys, "invert", photos, "--out", out, *given)
+    report = json.loads(text)
+    assert status == 0 and report == json.loads((out / "report.json").read_text())
+    assert (report["recipe"], report["steps"]) == ("w_plus_noise", 5)
+    assert "stepper" not in report and "white_noise_95" not in report
+    row = report["images"][1]
+    assert set(row) == {"image", "psnr_db", "ssim", "dof_per_value", "seconds", "evaluations"}
+    assert row["dof_per_value"] == round((4 * 8 + 16 + 2 * 64) / 192, 4)
+    assert row["evaluations"] == 6 + 5 + 1  # forward, backward, and the reconstruction
+    saved = load_file(out / "latents.safetensors")
+    seeds = saved.pop("seeds")
+    assert set(saved) == {"w_plus", "noise_0", "noise_1", "noise_2"} and seeds.tolist() == [0, 1]
+    m = zoo.load(tiny_gan)
+    written = [np.asarray(Image.open(p)) for p in sorted((out / "reconstruction").iterdir())]
+    np.testing.assert_array_equal(to_uint8(m.decode(m.code(saved))), np.stack(written))
+    assert Image.open(out / "sheet.png").size == (4 * (2 * 8 + 1) - 3, 4 * (2 * 8 + 1) - 3)
+
+
+def test_a_gan_takes_its_recipe_s_steps_up_to_a_thousand(tiny_gan):
+    from difftools.invert import settled
+
+    none = dict.fromkeys(("steps", "stepper", "refine", "recipe"))
+    steps = {
+        r: settled(zoo.load(tiny_gan), "", none | {"recipe": r})[1]["steps"]
+        for r in ("pulse", "sphinx")
+    }
+    assert steps == {"pulse": 100, "sphinx": 1000}
+    settings = settled(zoo.load("zero"), "", none)[1]
+    assert settings == {"steps": 20, "stepper": "pec", "refine": 0}
+
+
+def test_invert_lists_the_recipes_that_there_are(capsys):
+    from difftools.gan.recipes import RECIPES
+
+    _, text, _ = call(capsys, "invert", "--help")
+    named = re.findall(r"\w+", text[text.index("--recipe") :])
+    assert set(RECIPES) <= set(named)
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--stepper", "ddim"], "tiny-gan is a GAN, inverted by optimisation: it takes no --step"),
+        (["--refine", "1"], "it takes no --refine"),
+        (["--recipe", "sphynx"], "unknown recipe 'sphynx'; known: z, w"),
+        (["--recipe", "biggan"], "no space e"),
+        (["--model", "zero", "--recipe", "w"], "zero is a diffusion model: it takes no --recipe"),
+    ],
+)
+def test_options_of_another_kind_of_model_are_refused(
+    capsys, photos, tmp_path, tiny_gan, argv, says
+):
+    model = [] if "--model" in argv else ["--model", tiny_gan]
+    status, _, err = call(capsys, "invert", photos, "--out", tmp_path / "out", *model, *argv)
+    assert status == 2 and says in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_import_converts_an_official_file(capsys, tmp_path, monkeypatch):

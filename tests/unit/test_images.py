@@ -31,6 +31,8 @@ EDITS = {
     "drop_bit": I.drop_bit,
     "colour_invert": I.colour_invert,
     "downsample": lambda x: I.downsample(x, 4),
+    "bicubic": lambda x: I.bicubic(x, 4),
+    "fill_box": lambda x: I.fill_box(x, -x, 9),
 }
 
 
@@ -188,6 +190,30 @@ def test_downsample(batch):
     assert torch.allclose(I.downsample(batch, 4), area, atol=1e-6)
     with pytest.raises(ValueError, match="divisor"):
         I.downsample(batch, 5)
+
+
+def test_bicubic_is_pillow_s(batch):
+    planes = [Image.fromarray(p.numpy()) for p in batch.flatten(0, 1)]
+    want = np.stack([p.resize((8, 8), Image.Resampling.BICUBIC) for p in planes])
+    np.testing.assert_allclose(I.bicubic(batch, 4).flatten(0, 1), want, atol=1e-5)
+    with pytest.raises(ValueError, match="divisor"):
+        I.bicubic(batch, 5)
+
+
+def test_fill_box_keeps_what_is_around(batch):
+    inside = -batch
+    for at in (None, (0, 23), generators(6)):
+        at2 = generators(6) if isinstance(at, list) else at
+        box = I.white_box(torch.zeros_like(batch), 9, at) == 1
+        got = I.fill_box(batch, inside, 9, at2)
+        assert torch.equal(got[box], inside[box]) and torch.equal(got[~box], batch[~box])
+
+
+@pytest.mark.parametrize("name", ["grayscale", "white_box", "downsample", "bicubic"])
+def test_a_restoration_can_descend_through_an_edit(batch, name):
+    """Gradients as finite differences give them; none from under the box."""
+    x = batch[:1, :, :16, :16].double().requires_grad_()
+    assert torch.autograd.gradcheck(EDITS[name], x, eps=1e-3, atol=1e-6, fast_mode=True)
 
 
 def test_grid(batch):

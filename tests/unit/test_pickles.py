@@ -1,4 +1,6 @@
-"""Pickles of StyleGAN2: nothing in them runs, damage is one clear error, every value arrives."""
+"""Pickles of StyleGAN2 and StyleGAN-XL, torch files of BigGAN: nothing in them runs, damage is one
+clear error, every value arrives.
+"""
 
 import os
 import pickle
@@ -11,7 +13,7 @@ import torch
 
 import gan_files as files
 from difftools import official, pickles
-from difftools.nets import stylegan2
+from difftools.nets import stylegan2, stylegan_xl
 
 PROTOCOLS = (2, 3, 4)
 
@@ -77,17 +79,7 @@ def test_raw_weights_are_taken_with_a_warning(tmp_path):
 # --- hostile files --------------------------------------------------------------------------------
 
 
-class Calls:
-    """Pickles as a call of any function, or of what another call gives."""
-
-    def __init__(self, function, *args):
-        self.reduced = function, args
-
-    def __reduce__(self):
-        return self.reduced
-
-    def __call__(self):
-        raise AssertionError
+Calls = files.Call
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -112,6 +104,9 @@ def test_a_malicious_pickle_stays_inert_and_leaves_no_trace(protocol, tmp_path):
     assert trace.exists()
 
 
+EVIL_STATES = (b"}X\x04\x00\x00\x00evilK\x01s", b"N}X\x04\x00\x00\x00evilK\x01s\x86")
+
+
 def build(target: str, state: bytes) -> bytes:
     """A pickle that sets attributes of what a name stands for."""
     return b"\x80\x02c" + target.encode() + b"\n" + state + b"b."
@@ -128,12 +123,13 @@ def build(target: str, state: bytes) -> bytes:
         "numpy\ndtype",
         "numpy.core.multiarray\nscalar",
         "_codecs\nencode",
+        "dill._dill\n_create_array",
+        "dill._dill\n_load_type",
+        "torch.nn.modules.sparse\nEmbedding",
         "difftools.pickles\nread",
     ],
 )
-@pytest.mark.parametrize(
-    "state", [b"}X\x04\x00\x00\x00evilK\x01s", b"N}X\x04\x00\x00\x00evilK\x01s\x86"]
-)
+@pytest.mark.parametrize("state", EVIL_STATES)
 def test_a_pickle_cannot_alter_what_it_names(target, state, tmp_path):
     (tmp_path / "a.pkl").write_bytes(build(target, state))
     with pytest.raises(official.CheckpointError, match="a.pkl"):
@@ -193,7 +189,7 @@ def test_no_checkpoint_at_all_is_one_clear_error(content, message, tmp_path):
 
 
 @pytest.mark.parametrize("part", [0.01, 0.3, 0.9, 0.999])
-@pytest.mark.parametrize("make", [files.nvidia, files.tensorflow])
+@pytest.mark.parametrize("make", [files.nvidia, files.tensorflow, files.dill])
 def test_a_truncated_pickle_is_one_clear_error(make, part, tmp_path):
     path = make(tmp_path / "x.pkl")
     _cut(path, part)
@@ -251,3 +247,185 @@ def test_what_does_not_fit_is_left_for_the_importer_to_name(fault, tmp_path):
     got = pickles.stylegan2(found, files.TINY)
     wrong = official.misfits(got, {k: tuple(v.shape) for k, v in want.items()})
     assert len(wrong) == 1 and key in wrong[0]
+
+
+# --- StyleGAN-XL ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stylegan_xl_pickle_is_the_state_dict_and_its_configuration(protocol, tmp_path):
+    G = files.xl(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pickles.read(files.dill(tmp_path / "a.pkl", G, protocol))
+    got, want = pickles.stylegan_xl(found, files.XL), G.state_dict()
+    assert got.keys() == want.keys()
+    assert all(torch.equal(got[k], want[k]) for k in want)
+    assert pickles.stylegan_xl_configuration(found) == files.XL
+    assert set(found) == {"G", "G_ema", "config"}  # D is made of things that nobody has here
+    said = found["config"]["G_ema"]
+    assert said["synthesis.input.size"] == [28, 28]
+    assert [k for k in said if "non_persistent" in k] == []
+    del found["G_ema"]
+    with pytest.warns(UserWarning, match="raw") as told:
+        raw = pickles.stylegan_xl(found, files.XL)
+    assert len(told) == 1 and torch.equal(raw["mapping.w_avg"], files.xl(9).mapping.w_avg)
+
+
+def test_an_unconditional_stylegan_xl_leaves_its_table_of_classes_out(tmp_path):
+    G = files.xl(1, files.XL | {"classes": 0})
+    G.mapping.embed = torch.nn.Embedding(9, 4)  # the official class keeps it
+    found = pickles.read(files.dill(tmp_path / "a.pkl", G))
+    config = pickles.stylegan_xl_configuration(found)
+    assert config == files.XL | {"classes": 0}
+    state = pickles.stylegan_xl(found, config)
+    stylegan_xl.StyleGANXL(**config).load_state_dict(state)
+    assert "mapping.embed.weight" in found["G_ema"] and state["mapping.w_avg"].shape == (7,)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_malicious_dill_pickle_stays_inert_and_leaves_no_trace(protocol, tmp_path):
+    """Calls in the file's every corner, dill's own ways to make types, functions and files too."""
+    trace, modules, G = tmp_path / "pwned", set(sys.modules), files.xl(1)
+    source = f"open({str(trace)!r}, 'w')"
+    opened = Calls(open, str(trace), "w")
+    evil = {
+        "D": Calls(os.system, f"touch {trace}"),
+        "progress": Calls(files._eval_repr, source),
+        "training_set_kwargs": Calls(Calls(files._load_type, "eval"), source),
+        "augment_pipe": Calls(files._create_array, eval, (source,), opened, None),
+        "type": Calls(files._create_dtypemeta, opened),
+    }
+    path = files.dill(tmp_path / "a.pkl", G, protocol, {"progress": opened}, source, **evil)
+    assert b"_eval_repr" in path.read_bytes() and b"pwned" in path.read_bytes()
+    found = pickles.read(path)
+    assert not trace.exists() and set(sys.modules) == modules
+    assert all(torch.equal(v, found["G_ema"][k]) for k, v in G.state_dict().items())
+    assert "progress" not in found["config"]["G_ema"]  # neither a number nor text
+
+
+@pytest.mark.parametrize("name", ["_load_type", "_create_dtypemeta"])
+@pytest.mark.parametrize("state", EVIL_STATES)
+def test_a_pickle_cannot_alter_what_dill_s_names_make(name, state, tmp_path):
+    called = b"\x80\x02cdill._dill\n" + name.encode() + b"\nX\x03\x00\x00\x00set\x85R"
+    (tmp_path / "a.pkl").write_bytes(called + state + b"b.")
+    with pytest.raises(official.CheckpointError, match="a.pkl"):
+        pickles.read(tmp_path / "a.pkl")
+    assert not hasattr(set, "evil") and not hasattr(pickles.Placeholder, "evil")
+
+
+def _other(part, index=1, **changes):
+    rows = [dict(row) for row in files.XL["layers"]]
+    if part == "layers":
+        rows[index] |= changes
+        return files.XL | {"layers": rows}
+    return files.XL | {part: files.XL[part] | changes if part == "fourier" else changes["to"]}
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (_other("layers", padding=[9, 7, 9, 7]), r"L1_28_10.padding is \[9, 8, 9, 8\], expected"),
+        (_other("layers", up=4), "L1_28_10.up is 2, expected 4"),
+        (_other("layers", clamp=None), "L1_28_10.clamp is 256.0, expected None"),
+        (_other("layers", 6, rgb=False), "L7_16_3.rgb is True, expected False"),
+        (_other("fourier", rate=16), "fourier.rate is 8.0, expected 16"),
+        (_other("scale", to=1.0), "scale is 0.25, expected 1.0"),
+    ],
+)
+def test_what_no_shape_of_stylegan_xl_shows_is_named(config, message, tmp_path):
+    found = pickles.read(files.dill(tmp_path / "a.pkl"))
+    with pytest.raises(official.CheckpointError, match=message):
+        pickles.stylegan_xl(found, config)
+
+
+def test_another_network_is_no_stylegan_xl(tmp_path):
+    found = pickles.read(files.nvidia(tmp_path / "a.pkl"))
+    with pytest.raises(official.CheckpointError, match="no synthesis.*: not StyleGAN-XL's"):
+        pickles.stylegan_xl(found, files.XL)
+    with pytest.raises(official.CheckpointError, match="no G_ema.*holds g, d.*not StyleGAN-XL's"):
+        pickles.stylegan_xl(official.read(files.rosinality(tmp_path / "b.pt")), files.XL)
+    rotating = {"synthesis.L1_28_10.use_radial_filters": True}
+    found = pickles.read(files.dill(tmp_path / "c.pkl", scalars=rotating))
+    with pytest.raises(official.CheckpointError, match="filters is True, expected False"):
+        pickles.stylegan_xl(found, files.XL)
+    found = pickles.read(files.dill(tmp_path / "d.pkl"))
+    with pytest.raises(official.CheckpointError, match="c_dim is 5|synthesis.b4.const"):
+        pickles.stylegan2(found, files.TINY)
+    found["config"]["G_ema"]["synthesis.L1_28_10.padding"] = 3
+    with pytest.raises(official.CheckpointError, match="layers are not StyleGAN-XL's: .*int"):
+        pickles.stylegan_xl(found, files.XL)
+
+
+def _wrong(state, module):
+    want = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    return official.misfits(state, want)
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen"])
+def test_what_does_not_fit_stylegan_xl_is_left_for_the_importer_to_name(fault, tmp_path):
+    found = pickles.read(files.dill(tmp_path / "a.pkl"))
+    state, key = found["G_ema"], "synthesis.L1_28_10.bias"
+    if fault == "missing":
+        del state[key]
+    else:
+        state[key if fault == "misshapen" else (key := "something.else")] = torch.ones(3)
+    wrong = _wrong(pickles.stylegan_xl(found, files.XL), files.xl())
+    assert len(wrong) == 1 and key in wrong[0]
+
+
+# --- BigGAN: plain torch files, spectral norm folded ----------------------------------------------
+
+BIGGANS = {
+    "deep": (official.biggan_deep, files.deep, files.biggan_deep_state, "generator.gen_z"),
+    "shallow": (official.biggan, files.big, files.biggan_state, "linear"),
+}
+
+
+@pytest.mark.parametrize("name", BIGGANS)
+def test_a_biggan_file_fits_and_is_folded(name, tmp_path):
+    convert, make, layout, layer = BIGGANS[name]
+    net = make(1)
+    state = convert(official.read(files.torch_file(tmp_path / "a.bin", layout(net))), {})
+    assert _wrong(state, net) == []
+    weight = net.state_dict()[f"{layer}.weight"]
+    ratio = weight / state[f"{layer}.weight"]
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-4, atol=0)
+    norm = float(torch.linalg.matrix_norm(weight, 2))
+    assert 0.3 * norm < float(ratio.mean()) <= norm * 1.0001  # one step of power iteration
+    for k in ("embeddings.weight", "shared.weight"):  # which carry none
+        assert k not in state or torch.equal(state[k], net.state_dict()[k])
+
+
+@pytest.mark.parametrize("name", BIGGANS)
+@pytest.mark.parametrize("fault", ["missing", "extra", "misshapen"])
+def test_what_does_not_fit_biggan_is_named(name, fault, tmp_path):
+    convert, make, layout, layer = BIGGANS[name]
+    found, key = layout(make()), f"{layer}.bias"
+    if fault == "missing":
+        del found[key]
+    else:
+        found[key if fault == "misshapen" else (key := "something.else")] = torch.ones(3)
+    wrong = _wrong(convert(found, {}), make())
+    assert len(wrong) == 1 and key in wrong[0]
+
+
+def test_another_file_is_no_biggan(tmp_path):
+    found = files.biggan_deep_state(files.deep())
+    with pytest.raises(official.CheckpointError, match="no shared.weight.*not BigGAN's"):
+        official.biggan(found, {})
+    with pytest.raises(official.CheckpointError, match="no embeddings.weight.*not BigGAN-deep's"):
+        official.biggan_deep(files.biggan_state(files.big()), {})
+    del found["generator.gen_z.weight_v"]
+    with pytest.raises(official.CheckpointError, match="no generator.gen_z.weight_v in this file"):
+        official.biggan_deep(found, {})
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_biggan_file_with_code_is_refused_by_name(old, tmp_path):
+    trace = tmp_path / "pwned"
+    state, evil = files.biggan_deep_state(files.deep()), Calls(os.system, f"touch {trace}")
+    path = files.torch_file(tmp_path / "a.bin", state, old, evil=evil)
+    with pytest.raises(official.CheckpointError, match="a.bin.*system"):
+        official.read(path)
+    assert not trace.exists()
