@@ -6,11 +6,15 @@ import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from . import data
+
+
+SCALE = ":scale"  # behind the name of an int8 tensor: its float32 scales, one a row
 
 
 class ModelError(ValueError):
@@ -50,4 +54,13 @@ def verified(path: Path, expected: str | None, remedy: str) -> tuple[dict[str, T
         state = load(raw)
     except SafetensorError as err:
         raise ModelError(f"{path.name} is no safetensors file: {err}") from err
-    return {k: v.float() for k, v in state.items()}, sha
+    return unpacked(state), sha
+
+
+def unpacked(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as float32; int8 ones times the scale of each row, which lies beside them."""
+    return {
+        k: v.float() * state[k + SCALE] if v.dtype == torch.int8 else v.float()
+        for k, v in state.items()
+        if not k.endswith(SCALE)
+    }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .. import data, gaussians, metrics, zoo
+from .. import data, gaussians, metrics, weights, zoo
 from ..diffusion.dae import DAE
 from ..diffusion.latent import LatentDiffusion
 from ..gaussians import Gaussian
@@ -127,7 +127,7 @@ def _finished(name: str, module, sha: str, more: dict, samples: torch.Tensor, ou
         **more,
     }
     ship.write_json(out / f"{NAMES[name]}.json", card)
-    ship.write_sheet(out / f"{NAMES[name]}.png", samples[:96])
+    ship.write_sheet(out / f"{NAMES[name]}.png", samples[:48])
     return card
 
 
@@ -140,7 +140,8 @@ def finish_gan(
     model_name = NAMES[name]
     entry = zoo.MODELS[model_name]
     if name == "styleganxl":  # the frozen network ships too: few-shot learning looks through it
-        ship.save(out, "features-cifar10.safetensors", ship.half(pair["d"].features.state_dict()))
+        eyes = ship.packed(pair["d"].features.state_dict())
+        ship.save(out, "features-cifar10.safetensors", eyes)
     held_out, reference = data.domain("vehicles"), reference_features(pixels, out)
     real = metrics.features(held_out)
     module = entry.module(entry.config)
@@ -151,9 +152,9 @@ def finish_gan(
     gan.finished(module["g"], pair["g"])
     if "d" in module:
         module["d"].load_state_dict(pair["d"].state_dict())
-    state = ship.half(module.state_dict())
+    state = ship.packed(module.state_dict())
     sha = ship.save(out, f"{model_name}.safetensors", state)
-    module.load_state_dict({k: v.float() for k, v in state.items()})
+    module.load_state_dict(weights.unpacked(state))
     model = entry.model(module, entry.config)
     best = gaussians.fit(to_float(pixels).flatten(1), "full")
     quality, samples = ship.sampled(model, best, held_out, reference)

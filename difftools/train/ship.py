@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import metrics
+from .. import metrics, weights
 from ..code import noise
 from ..diffusion.dae import DAE
 from ..diffusion.denoiser import exact
@@ -69,6 +69,24 @@ def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     exact = lambda k, v: v.ndim < 2 or k.endswith(".U")  # noqa: E731
     return {k: (v.float() if exact(k, v) else v.half()).contiguous() for k, v in state.items()}
+
+
+def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a GAN in int8, each row of the first axis on a scale of its own, for
+    `weights.unpacked`; vectors and filters (under 1,000 numbers) stay float32.
+
+    A generator answers for its samples alone, so the card measures what this costs.
+    """
+    out = {}
+    for k, v in state.items():
+        if v.ndim < 2 or v.numel() < 1000:
+            out[k] = v.float().contiguous()
+            continue
+        scale = v.float().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+        scale = scale.view(-1, *[1] * (v.ndim - 1))
+        out[k] = (v.float() / scale).round().to(torch.int8).contiguous()
+        out[k + weights.SCALE] = scale.contiguous()
+    return out
 
 
 def save(folder: Path, file: str, state: dict[str, Tensor]) -> str:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from difftools import claims, provenance, register
+from difftools import book, claims, provenance, register
 from difftools.claims import CheckFailed, Trial
 from notebooks import toy
 
@@ -31,9 +31,9 @@ def test_register_lists_every_claim_and_every_system():
 
 
 def test_written_chapters_have_decision_rules():
-    written = ("inversion", "prior_holes", "hypersphere", "exact_inversion")
-    theirs = [claim for claim in register.register().values() if claim["chapter"] in written]
-    assert {claim["id"] for claim in theirs} == set(DECIDED) and len(theirs) == 9
+    written = book.chapters()
+    theirs = {c["id"] for c in register.register().values() if c["chapter"] in written}
+    assert len(theirs) >= 9 and theirs <= set(DECIDED)
 
 
 @pytest.mark.parametrize("claim", sorted(DECIDED))
@@ -137,7 +137,7 @@ def test_a_claim_waits_for_the_evidence_of_another_chapter():
     assert register.decide(claim, words, "E")[0] == "pending"
     assert register.decide(claim, words, "S")[0] == "depends"
     assert register.decide(register.register()["R-L1"], {}, "E")[0] == "not applicable"
-    assert register.decide(register.register()["R-PAD"], {}, "E")[0] == "pending"
+    assert register.decide(register.register()["R-MLP"], {}, "E")[0] == "pending"
 
 
 # a trial

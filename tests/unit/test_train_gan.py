@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from difftools import weights
 from difftools.nets import biggan, projected, stylegan2
 from difftools.train import gan, ship
 
@@ -188,3 +189,17 @@ def test_the_deviation_within_a_class():
         torch.testing.assert_close(
             out[y == label, 3], want.expand_as(out[y == label, 3]), rtol=1e-4, atol=2e-4
         )
+
+
+def test_packed_weights_come_back_within_half_a_step_and_small_ones_exactly():
+    torch.manual_seed(0)
+    state = stylegan2.StyleGAN2((16, 12), z=32, w=40, layers=2).state_dict()
+    back = weights.unpacked(ship.packed(state))
+    assert back.keys() == state.keys()
+    for k, v in state.items():
+        if v.ndim < 2 or v.numel() < 1000:  # among them the low-pass filters
+            assert torch.equal(back[k], v)
+        else:
+            step = v.flatten(1).abs().amax(1) / 127
+            assert ((back[k] - v).flatten(1).abs().amax(1) <= 0.501 * step).all()
+            assert ship.packed(state)[k].dtype == torch.int8
