@@ -25,7 +25,7 @@ STEPS = (2, 3, 4, 5, 6, 8, 10, 14, 20)
 EVERY = 25  # optimisation steps between two looks at the clock
 
 
-def ladder(per_domain: int = 8, steps: int = 1000) -> list[dict]:
+def ladder(per_domain: int = 6, steps: int = 600) -> list[dict]:
     """One row a recipe and domain: degrees of freedom per pixel value, median PSNR with its
     bootstrap interval over images, seconds an image.
     """
@@ -80,7 +80,7 @@ def walked(stepper: str, images: torch.Tensor) -> list[tuple[float, float, int]]
     return out
 
 
-def race(per_domain: int = 3, steps: int = 1000) -> list[dict]:
+def race(per_domain: int = 3, steps: int = 600) -> list[dict]:
     """One row a method: seconds an image and network passes until the median PSNR over unseen
     images passes each line, None where it never does.
     """
