@@ -336,12 +336,15 @@ def bench(steps, batch, repeats, to_45_db, gan):
 def table(folder, world, labels, domains, n, out):
     """Invert every image of FOLDER by every system: one tidy table, with provenance.
 
-    Sub-folders of FOLDER are domains. An interrupted run goes on where it stopped. On more
+    Sub-folders of FOLDER are domains. Rows have names of their own ("zero network", "StyleGAN2, W+");
+    an unknown one lists them all. An interrupted run goes on where it stopped. On more
     processes or machines: accelerate launch -m difftools.inversion_table FOLDER …, with the same
     options; the table is the same. Writes OUT/table.csv, OUT/table.json and OUT/parts/.
     """
     from . import inversion_table as t
 
+    if folder and (domains or n):
+        raise ValueError("--domain and -n choose from the bundled sets: with FOLDER leave them out")
     domains = domains or t.DOMAINS
     found = t.run(out, world, labels, folder, domains, n)
     if found is None:

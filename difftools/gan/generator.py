@@ -191,10 +191,13 @@ def embedded(net: nn.Module) -> Generator:
     """Of a network with `embed` and `synthesise(z, e)`: BigGAN. Spaces z and e, the embedding."""
     e = net.embed(torch.zeros(1, dtype=torch.long, device=next(net.parameters()).device))
     spaces = {"z": {"z": (net.z,)}, "e": {"e": tuple(e.shape[1:])}}
+    own = {"e": net.embed(e.new_full((1, net.classes), 1 / net.classes)).detach()}  # no class
 
     def latents(z, y):
         return {"z": z, "e": net.embed(y)}
 
-    return Generator(
-        net, net.size, net.z, net.classes, spaces, lambda p: net.synthesise(p["z"], p["e"]), latents
-    )
+    def render(parts):
+        e = parts["e"] if "e" in parts else own["e"].expand(len(parts["z"]), -1)
+        return net.synthesise(parts["z"], e)
+
+    return Generator(net, net.size, net.z, net.classes, spaces, render, latents, own)

@@ -470,3 +470,13 @@ def test_a_wrong_setting_is_named(wrong, says):
 def test_a_code_of_another_system_is_refused():
     with pytest.raises(ValueError, match="no input semantic; it has z, w"):
         GENERATOR({"semantic": torch.zeros(1, 8)})
+
+
+def test_z_alone_inverts_a_conditional_network_with_the_mean_embedding():
+    m = big().with_(recipe="z", steps=4)
+    code = m.encode(pictures(2))
+    assert set(code.tensors) == {"z"}
+    e = m.generator.centres.mean(0, keepdim=True).expand(2, -1)
+    with torch.no_grad():
+        want = m.generator.net.synthesise(code["z"], e)
+    torch.testing.assert_close(m.decode(code), want)
