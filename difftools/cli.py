@@ -41,7 +41,8 @@ def show(rows: list[dict], as_json: bool) -> None:
         )
     width = [min(60, max(len(r[i]) for r in table)) for i in range(len(table[0]))]
     for r in table:
-        click.echo("  ".join(c[:60].ljust(w) for c, w in zip(r, width, strict=True)).rstrip())
+        cut = (c if len(c) <= 60 else f"{c[:59]}…" for c in r)
+        click.echo("  ".join(c.ljust(w) for c, w in zip(cut, width, strict=True)).rstrip())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -336,8 +337,8 @@ def bench(steps, batch, repeats, to_45_db, gan):
 def table(folder, world, labels, domains, n, out):
     """Invert every image of FOLDER by every system: one tidy table, with provenance.
 
-    Sub-folders of FOLDER are domains. Rows have names of their own ("zero network", "StyleGAN2, W+");
-    an unknown one lists them all. An interrupted run goes on where it stopped. On more
+    Sub-folders of FOLDER are domains. Rows have names of their own ("zero network", "StyleGAN2,
+    W+"); an unknown one lists them all. An interrupted run goes on where it stopped. On more
     processes or machines: accelerate launch -m difftools.inversion_table FOLDER …, with the same
     options; the table is the same. Writes OUT/table.csv, OUT/table.json and OUT/parts/.
     """

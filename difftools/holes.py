@@ -227,6 +227,24 @@ def random_half_spaces(latents: Tensor, regions: int = 200, seed: int = 0) -> di
     }
 
 
+def random_regions(in_p: np.ndarray, in_q: np.ndarray, seed: int = 0) -> dict:
+    """The hole of regions that nobody chose, held out, as in `random_half_spaces`.
+
+    in_p (n, R), in_q (m, R), m >= 4: bool, whether draws of the prior and latents lie in each of R
+    regions. One half of the latents decides only whether a region or its complement is S, the other
+    gives q(S). Returns hole = (mean over regions, low, high; bootstrap over latents) and each (R,).
+    """
+    a, b = halves(len(in_q), seed)
+    p = in_p.mean(0)
+    sign = np.where(in_q[a].mean(0) > p, -1.0, 1.0)
+    gap = sign * (p - in_q[b])  # (m/2, R)
+    per_latent = gap.mean(1)
+    return {
+        "hole": (float(per_latent.mean()), *bootstrap(per_latent, np.mean, seed=seed)),
+        "each": gap.mean(0),
+    }
+
+
 def trivial_hole(
     points: Tensor, fresh: Tensor, radius: float | None = None, level: float = 0.95
 ) -> dict:

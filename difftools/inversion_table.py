@@ -1,39 +1,34 @@
 """Every system against every image domain: inversion tables, sharded over processes, resumable.
 
 Run: ``accelerate launch -m difftools.inversion_table FOLDER --rows DDPM --rows "StyleGAN2 W+"``,
-with as many processes or machines as there are, or `difftools table`. The work is cut into parts of
-a few images; a process takes every n-th part and writes it whole or not at all, under a name that
-says what it rests on. So a killed run goes on where it stopped, a stale part is never served, and
-any number of processes writes the table of one. Built in: inversion_tables.
+with as many processes or machines as there are, or `difftools table`; see `results`.
+Built in: inversion_tables.
 """
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import io
 import json
-import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
+from torch.utils.flop_counter import FlopCounterMode
 
-from . import data, images, metrics, zoo
+from . import data, gaussians, images, metrics, results, zoo
+from .code import Code, noise
 from .diffusion.inversion import round_trip
 from .perceptual import lpips
-from .provenance import ROOT, code_hash
 
 PART = 16  # images of a part
-CODE = (
-    "code", "images", "metrics", "gaussians", "weights", "zoo", "perceptual", "diffusion", "gan",
-    "nets", "inversion_table",
-)  # rooms that decide a row
+ROOMS = ("code", "perceptual", "diffusion", "gan", "nets")  # whose code decides a row
 DOMAINS = (
     "vehicles", "animals", "quickdraw", "emoji", "avatars", "pixel-art", "fashion", "textures",
     "landscapes", "dsprites",
@@ -43,64 +38,103 @@ TIMES = ("seconds",)  # columns that differ from run to run
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a model and its settings. note: what the line is there for."""
+    """One line of the table: a model and its settings. note: what the line is there for. picture:
+    whether the table keeps what it returns of a domain's first image.
+    """
 
     model: str
     settings: dict = field(default_factory=dict)
     note: str = ""
+    picture: bool = False
 
 
-def _gan(recipe: str, steps: int, model: str = "stylegan2-vehicles32", note: str = "") -> Row:
-    return Row(model, {"recipe": recipe, "steps": steps}, note)
+def _gan(recipe: str, steps: int, model: str = "stylegan2-vehicles32", picture=False) -> Row:
+    return Row(model, {"recipe": recipe, "steps": steps}, picture=picture)
 
 
 EMBEDDED: dict[str, Row] = {
     "zero network": Row("zero", note="control"),
     "untrained network": Row("untrained", note="control"),
+    "untrained, exact stepper": Row("untrained", {"stepper": "reversible_heun"}, "control"),
     "exact Gaussian": Row("gaussian-vehicles32", note="control"),
+    "linear code, 96 numbers": Row("linear-vehicles32", {"numbers": 96}, "control"),
+    "linear code, 128 numbers": Row("linear-vehicles32", {"numbers": 128}, "control", True),
+    "linear code, 1024 numbers": Row("linear-vehicles32", {"numbers": 1024}, "control"),
     "DDPM": Row("ddpm-vehicles32"),
     "DDPM, v": Row("v-vehicles32"),
-    "DAE": Row("dae-vehicles32"),
-    "LDM": Row("ldm-vehicles32"),
+    "DAE": Row("dae-vehicles32", picture=True),
+    "LDM": Row("ldm-vehicles32", picture=True),
     "LDM, autoencoder alone": Row("ldm-vehicles32", {"mode": "ae_only"}, "ceiling"),
-    "D2C": Row("d2c-vehicles32"),
+    "D2C": Row("d2c-vehicles32", picture=True),
     "D2C, autoencoder alone": Row("d2c-vehicles32", {"mode": "ae_only"}, "ceiling"),
     "D2C, released pipeline": Row("d2c-vehicles32", {"mode": "official_r0"}),
     "StyleGAN2, z": _gan("z", 500),
     "StyleGAN2, W": _gan("w", 500),
-    "StyleGAN2, W+": _gan("w_plus", 500),
+    "StyleGAN2, W+": _gan("w_plus", 500, picture=True),
     "StyleGAN2, W+ and noise": _gan("w_plus_noise", 500),
     "SPHInX, style": _gan("sphinx_style", 1000),
     "SPHInX, style and content": _gan("sphinx_content", 1000),
-    "SPHInX": _gan("sphinx", 1000),
-    "BigGAN": _gan("biggan", 500, "biggan-vehicles32"),
-    "StyleGAN-XL": _gan("xl", 500, "styleganxl-vehicles32"),
+    "SPHInX": _gan("sphinx", 1000, picture=True),
+    "BigGAN": _gan("biggan", 500, "biggan-vehicles32", picture=True),
+    "StyleGAN-XL": _gan("xl", 500, "styleganxl-vehicles32", picture=True),
 }
 # The same systems at their official size; a row needs its checkpoint (`difftools zoo`).
 PAPER: dict[str, Row] = {
     "DDPM": Row("ddpm-ffhq256"),
-    "DAE": Row("dae-ffhq256"),
-    "LDM": Row("ldm-ffhq256"),
+    "DAE": Row("dae-ffhq256", picture=True),
+    "LDM": Row("ldm-ffhq256", picture=True),
     "LDM, autoencoder alone": Row("ldm-ffhq256", {"mode": "ae_only"}, "ceiling"),
-    "D2C": Row("d2c-ffhq256"),
+    "D2C": Row("d2c-ffhq256", picture=True),
     "D2C, autoencoder alone": Row("d2c-ffhq256", {"mode": "ae_only"}, "ceiling"),
     "D2C, released pipeline": Row("d2c-ffhq256", {"mode": "official_r0"}),
-    "StyleGAN2, W+": _gan("w_plus", 2000, "stylegan2-ffhq256"),
-    "SPHInX": _gan("sphinx", 5000, "stylegan2-config-f256"),
-    "BigGAN": _gan("biggan", 2000, "biggan-deep-256"),
-    "StyleGAN-XL": _gan("xl", 2000, "styleganxl-imagenet256"),
+    "StyleGAN2, W+": _gan("w_plus", 2000, "stylegan2-ffhq256", picture=True),
+    "SPHInX": _gan("sphinx", 5000, "stylegan2-config-f256", picture=True),
+    "BigGAN": _gan("biggan", 2000, "biggan-deep-256", picture=True),
+    "StyleGAN-XL": _gan("xl", 2000, "styleganxl-imagenet256", picture=True),
 }
+# More steps than the table gives, on a few images: does the budget decide?
+LONGER = {"StyleGAN2, W+": _gan("w_plus", 2000), "SPHInX": _gan("sphinx", 5000)}
+
+
+def race(model: str, gan: str, steps: int = 500) -> dict[str, Row]:
+    """Rows that race to equal PSNR: recipes of a GAN, steppers of a diffusion model."""
+    recipes = {"GAN, W": "w", "GAN, W+": "w_plus", "GAN, W+ and noise": "w_plus_noise",
+               "GAN, SPHInX": "sphinx"}
+    rows = {k: _gan(recipe, steps, gan) for k, recipe in recipes.items()}
+    return rows | {f"diffusion, {s}": Row(model, {"stepper": s}) for s in ("ddim", "pec")}
+
+
+RACE = race("ddpm-vehicles32", "stylegan2-vehicles32")
 WORLDS = {"embedded": EMBEDDED, "paper": PAPER}
 
 
-def measure(row: Row, x: Tensor, seeds: Iterable[int], device: str = "cpu") -> list[dict]:
+def to_text(image: Tensor) -> str:
+    """An image (3, H, W) in [-1, 1], clipped and rounded to 8 bits, as text: base64 of a lossless
+    WebP.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(images.to_uint8(image[None].clamp(-1, 1))[0]).save(
+        buffer, "WEBP", lossless=True, method=6
+    )
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def to_picture(text: str) -> Tensor:
+    """The way back of `to_text`: (3, H, W) in [-1, 1], exact at 8 bits."""
+    image = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
+    return images.to_float(np.asarray(image)[None])[0]
+
+
+def measure(row: Row, x: Tensor, seeds: Sequence[int], device: str = "cpu") -> list[dict]:
     """One dict an image of x (B, 3, H, W) in [-1, 1]: psnr (dB, clipped as displayed, float64),
-    psnr_raw (unclipped), ssim, lpips, seconds (of the batch, over B), evaluations (network passes,
-    forward and backward, both ways), dof_per_value.
+    psnr_raw (unclipped), ssim, lpips, latent_psnr (of latents around the diffusion, in the unit of
+    their standard deviation; NaN without an autoencoder), seconds (of the batch, over B),
+    evaluations (network passes, forward and backward, both ways), dof_per_value, and for the image
+    of seed 0 its `picture`, where the row keeps one.
     """
     m = zoo.load(row.model, device, **row.settings)
     start = time.perf_counter()
-    r = round_trip(m, x, seeds=list(seeds))
+    r = round_trip(m, x, seeds=seeds)
     seconds = (time.perf_counter() - start) / len(x)
     back = r["images"].to(x)
     columns = {
@@ -108,13 +142,63 @@ def measure(row: Row, x: Tensor, seeds: Iterable[int], device: str = "cpu") -> l
         "psnr_raw": metrics.psnr(x, back),
         "ssim": metrics.ssim(x, back),
         "lpips": lpips(x.clamp(-1, 1), back.clamp(-1, 1)),
+        "latent_psnr": latent_psnr(m, x, r["code"]),
     }
     shared = {
         "seconds": seconds,
         "evaluations": r["up"] + r["down"],
         "dof_per_value": m.dof_per_value,
     }
-    return [{k: float(v[i]) for k, v in columns.items()} | shared for i in range(len(x))]
+    rows = [{k: float(v[i]) for k, v in columns.items()} | shared for i in range(len(x))]
+    if row.picture and seeds[0] == 0:
+        rows[0]["picture"] = to_text(back[0])
+    return rows
+
+
+def latent_psnr(m: zoo.LatentModel, x: Tensor, code: Code) -> Tensor:
+    """What the diffusion alone returns of the latents of x, without the autoencoder, (B,): minus
+    the mean squared error in dB, in the unit of the latents' standard deviation; else NaN.
+    """
+    if not hasattr(m, "autoencoder") or "noise" not in code.tensors:
+        return torch.full((len(x),), torch.nan)
+    error = m.diffusion.decode(code) - m.latents(x)
+    return -10 * (error.double() ** 2).flatten(1).mean(1).log10()
+
+
+EVERY = 25  # optimisation steps between two looks
+STEPS = (1, 2, 3, 4, 6, 8, 12, 20)  # of round trips
+
+
+def gmac(call: Callable[[], object]) -> float:
+    """Multiplications of a call of networks, in units of 10^9."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 2e9
+
+
+def curve(row: Row, x: Tensor, seeds: Sequence[int], device: str = "cpu") -> list[dict]:
+    """PSNR against arithmetic, one dict an image and look: image, gmac (10^9 multiplications an
+    image so far), psnr.
+
+    A GAN is looked at along one optimisation; a diffusion model walks round trips of more and more
+    steps, each from the start. A backward pass with frozen weights counts as a forward pass.
+    """
+    m, points = zoo.load(row.model, device, **row.settings), []
+    if "recipe" in row.settings:
+        one, start = gmac(lambda: m.decode(m.prior(1))), m.calls
+        for looks, state in enumerate(m.walk(x, seeds, EVERY)):
+            spent = m.calls - start - looks  # a look is not on the bill
+            points.append((spent * one, m.decode(m.code(state.parts))))
+    else:
+        one = gmac(lambda: m.denoiser.x0_eps(x[:1].to(m.dtype), m.nodes[0]))
+        for steps in STEPS:
+            r = round_trip(m.with_(steps=steps), x, seeds=seeds)
+            points.append(((r["up"] + r["down"]) * one, r["images"]))
+    return [
+        {"image": seed, "gmac": cost, "psnr": float(q)}
+        for cost, back in points
+        for seed, q in zip(seeds, metrics.psnr(x, back.to(x), clip=True), strict=True)
+    ]
 
 
 def slices(domains: Iterable[str], n: int | None = None) -> dict[str, Tensor]:
@@ -122,130 +206,113 @@ def slices(domains: Iterable[str], n: int | None = None) -> dict[str, Tensor]:
     return {k: data.domain(k, n) for k in domains}
 
 
-def folder(path: Path, size: int) -> dict[str, Tensor]:
-    """Any folder of images, at `size` px: its sub-folders are the domains, else it is one."""
-    parts = sorted(p for p in Path(path).iterdir() if p.is_dir() and images.paths(p))
-    return {p.name: images.read(p, size) for p in parts or [Path(path)]}
+def folder(path: Path, size: int, n: int | None = None) -> dict[str, Tensor]:
+    """Any folder of images, at `size` px: its sub-folders are the domains, else it is one; the
+    first n files of each by name.
+    """
+    found = sorted(p for p in Path(path).iterdir() if p.is_dir() and images.paths(p))
+    return {
+        p.name: torch.cat([images.read(f, size) for f in images.paths(p)[:n]])
+        for p in found or [Path(path)]
+    }
 
 
 @dataclass(frozen=True)
 class Part:
     """A piece of work: images `first`, first + 1, … of a domain, by one row."""
 
-    label: str
+    name: str
     row: Row
     domain: str
     first: int
     x: Tensor
 
     @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.name}, {self.domain}, {self.first}"
+
+    @property
     def key(self) -> str:
         """Hash of all that decides the part: code, weights, settings, images, seeds."""
-        raw = self.x.double().numpy().tobytes()
-        facts = {
-            "label": self.label,
-            "model": self.row.model,
-            "settings": {k: repr(v) for k, v in self.row.settings.items()},
-            "domain": self.domain,
-            "first": self.first,
-            "images": hashlib.sha256(raw).hexdigest(),
-            "weights": weights_of(self.row.model),
-            "code": code_version(),
-        }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+        return results.key(
+            label=self.label,
+            model=self.row.model,
+            settings=sorted(self.row.settings.items()),
+            picture=self.row.picture,
+            images=self.x,
+            weights=weights_of(self.row.model),
+            config=zoo.MODELS[self.row.model].config if self.row.model in zoo.MODELS else None,
+            code=code(),
+        )
 
     def run(self, device: str = "cpu") -> pd.DataFrame:
         """The rows of the table that this part gives."""
         seeds = range(self.first, self.first + len(self.x))
         found = pd.DataFrame(measure(self.row, self.x, seeds, device))
-        who = {"row": self.label, "domain": self.domain, "image": list(seeds)}
+        who = {"row": self.name, "domain": self.domain, "image": list(seeds)}
         return pd.DataFrame(who).join(found)
 
 
+class Race(Part):
+    """The same images by one row, looked at on the way: `curve`."""
+
+    @property
+    def key(self) -> str:
+        """That of the part, and of the code of the race."""
+        return results.key(part=super().key, code=results.code_version((), (curve, gmac)))
+
+    def run(self, device: str = "cpu") -> pd.DataFrame:
+        """Columns row, domain, image, gmac, psnr."""
+        seeds = range(self.first, self.first + len(self.x))
+        found = pd.DataFrame(curve(self.row, self.x, seeds, device))
+        return pd.DataFrame({"row": self.name, "domain": self.domain}, found.index).join(found)
+
+
+def code() -> str:
+    """Hash of the code that decides a row."""
+    return results.code_version(
+        ROOMS, (measure, latent_psnr, metrics.psnr, metrics.ssim, gaussians.Gaussian)
+    )
+
+
 def weights_of(model: str) -> str:
-    """sha256 of a model's weights file, empty for a control."""
+    """sha256 of a model's weights file and of the Gaussian behind siblings and controls."""
     entry = zoo.MODELS.get(model)
-    if entry is None or entry.module is None:
-        return ""
+    if entry is None:  # a pipeline by hub name or folder: what it answers to one image of noise
+        m = zoo.load(model)
+        return results.key(eps=m.denoiser.x0_eps(noise([0], m.denoiser.shape), m.nodes[0])[1])
     if entry.source:
         note = zoo.imported(model).with_suffix(".json")
         return json.loads(note.read_text())["sha256"] if note.is_file() else "missing"
     known = json.loads((zoo.WEIGHTS / "manifest.json").read_text())
-    return known.get(f"{model}.safetensors", "missing")
+    files = {f"{model}.safetensors", "gaussian-vehicles32.safetensors"}
+    return " ".join(known[f] for f in sorted(files & set(known)))
 
 
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """Hash of the code that decides a row: a change elsewhere makes no part stale."""
-    package = ROOT / "difftools"
-    files = [f for room in CODE for f in (package / f"{room}.py", *(package / room).glob("*.py"))]
-    hashes = [code_hash(f.read_text(encoding="utf-8")) for f in sorted(files) if f.is_file()]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def parts(rows: dict[str, Row], domains: dict[str, Tensor], size: int = PART) -> list[Part]:
+def parts(
+    rows: dict[str, Row], domains: dict[str, Tensor], size: int = PART, kind: type[Part] = Part
+) -> list[Part]:
     """All work, in an order that does not depend on the number of processes."""
     return [
-        Part(label, row, name, i, x[i : i + size])
+        kind(label, row, name, i, x[i : i + size])
         for label, row in rows.items()
         for name, x in domains.items()
         for i in range(0, len(x), size)
     ]
 
 
-def work(
-    todo: list[Part], out: Path, rank: int = 0, processes: int = 1, device: str = "cpu"
-) -> int:
-    """Run the parts of this process that are not done yet; returns how many it ran.
-
-    Each goes to ``out/parts/KEY.csv`` in one step. Which process ran it shows nowhere.
-    """
-    store, ran = out / "parts", 0
-    store.mkdir(parents=True, exist_ok=True)
-    for part in tqdm(todo[rank::processes], unit="part", disable=None):
-        target = store / f"{part.key}.csv"
-        if target.is_file():
-            continue
-        scratch = target.with_suffix(f".{rank}.tmp")
-        part.run(device).to_csv(scratch, index=False)
-        scratch.rename(target)
-        ran += 1
-    return ran
-
-
-def gather(todo: list[Part], out: Path) -> pd.DataFrame | None:
-    """The table, once every part is there: written to ``out/table.csv`` with its provenance in
-    ``out/table.json``; None while parts are missing.
-    """
-    files = [out / "parts" / f"{part.key}.csv" for part in todo]
-    if not all(f.is_file() for f in files):
-        return None
-    table = pd.concat([pd.read_csv(f) for f in files], ignore_index=True)
-    note = {
-        "code": code_version(),
+def facts(rows: dict[str, Row], domains: dict[str, Tensor]) -> dict:
+    """What the note beside a table says about its rows and domains."""
+    return {
+        "code": code(),
         "rows": {
-            p.label: {"model": p.row.model, "settings": p.row.settings, "note": p.row.note,
-                      "weights": weights_of(p.row.model)}
-            for p in todo
+            k: {"model": r.model, "settings": r.settings, "note": r.note,
+                "weights": weights_of(r.model)}
+            for k, r in rows.items()
         },
-        "domains": {p.domain: sum(len(q.x) for q in todo if q.label == p.label
-                                  and q.domain == p.domain) for p in todo},
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-        "parts": {part.key: f"{part.label}, {part.domain}, {part.first}" for part in todo},
+        "domains": {k: len(x) for k, x in domains.items()},
     }
-    for name, text in (
-        ("table.csv", table.to_csv(index=False)),
-        ("table.json", json.dumps(note, indent=1, sort_keys=True, default=repr) + "\n"),
-    ):
-        scratch = out / f".{name}.{os.getpid()}"  # two processes may see the last part at once
-        scratch.write_text(text)
-        scratch.rename(out / name)
-    return table
-
-
-def stale(todo: list[Part], note: dict) -> list[str]:
-    """What a recorded table (its table.json) no longer rests on: parts whose key has changed."""
-    return [f"{p.label}, {p.domain}, {p.first}" for p in todo if p.key not in note["parts"]]
 
 
 def summary(table: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
@@ -263,6 +330,39 @@ def summary(table: pd.DataFrame, value: str = "psnr") -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def ready(rows: dict[str, Row], steps: int = 0) -> dict[str, Row]:
+    """Rows whose weights are on this machine. steps: in place of every GAN row's own, for a quick
+    look; 0 leaves them.
+    """
+    here = {k: r for k, r in rows.items() if r.model not in zoo.MODELS or zoo.present(r.model)}
+    less = lambda r: replace(r, settings=r.settings | {"steps": steps})  # noqa: E731
+    return {k: less(r) if steps and "recipe" in r.settings else r for k, r in here.items()}
+
+
+def plan(
+    rows: dict[str, Row],
+    source: Path | None = None,
+    domains: Iterable[str] = DOMAINS,
+    n: int | None = None,
+    kind: type[Part] = Part,
+) -> tuple[list[Part], dict]:
+    """(all parts of a table, the facts for its note).
+
+    source: a folder of images, read at the size of each row's model; else `domains` of the bundled
+    slices. n images of each, None for all. Raises ModelError on a row without weights, ValueError
+    on a row that is not of 32 px and has no folder.
+    """
+    size = {k: zoo.load(r.model).size for k, r in rows.items()}  # says what is missing, too
+    if source is None and set(size.values()) - {32}:
+        raise ValueError("the bundled slices are 32 px: give a folder of images for these rows")
+    sets = {
+        s: slices(domains, n) if source is None else folder(Path(source), s, n)
+        for s in sorted(set(size.values()))
+    }
+    todo = [p for k, r in rows.items() for p in parts({k: r}, sets[size[k]], kind=kind)]
+    return todo, facts(rows, next(iter(sets.values())))
+
+
 def run(
     out: Path,
     world: str = "embedded",
@@ -273,9 +373,9 @@ def run(
 ) -> pd.DataFrame | None:
     """This process's share of a table; returns the table where this process completed it.
 
-    labels: rows of `WORLDS[world]`, by default all. source: a folder of images; else `domains` of
-    the bundled slices, n of each. Process number and device come from `accelerate launch`; alone,
-    there is one. Raises ValueError on an unknown world, row or domain before any work.
+    labels: rows of `WORLDS[world]`, by default all. For the rest see `plan`. Process number and
+    device come from `accelerate launch`; alone, there is one. Raises ValueError on an unknown
+    world, row or domain before any work.
     """
     from accelerate import PartialState
 
@@ -285,17 +385,10 @@ def run(
     labels = list(labels) or list(known)
     if unknown := [k for k in labels if k not in known]:
         raise ValueError(f"unknown row {unknown[0]!r}; known: {'; '.join(known)}")
-    rows = {k: known[k] for k in labels}
-    sizes = {zoo.load(r.model).size for r in rows.values()}  # says what is missing, too
-    if source is None and sizes != {32}:
-        raise ValueError("the bundled slices are 32 px: give a folder of images for these rows")
-    if len(sizes) > 1:
-        raise ValueError(f"these rows have different sizes, {sorted(sizes)} px: run them apart")
-    sets = slices(domains, n) if source is None else folder(Path(source), sizes.pop())
+    todo, note = plan({k: known[k] for k in labels}, source, domains, n)
     state = PartialState()
-    todo = parts(rows, sets)
-    work(todo, out, state.process_index, state.num_processes, str(state.device))
-    return gather(todo, out)
+    results.work(todo, out, state.process_index, state.num_processes, str(state.device))
+    return results.gather(todo, out, note)
 
 
 def main(argv: list[str] | None = None) -> None:

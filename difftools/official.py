@@ -65,8 +65,10 @@ def read(path: str | Path) -> dict:
     except Exception as err:
         if code := re.findall(r"GLOBAL (\S+)", str(err)):  # an old file names one, the first
             raise _refused(path, code) from err
-        reason = (str(err).splitlines() or [type(err).__name__])[0][:160]
-        raise CheckpointError(f"{path.name} cannot be read as weights: {reason}") from err
+        raise CheckpointError(
+            f"{path.name} cannot be read as weights: it is damaged, or neither a torch file nor "
+            f"safetensors ({type(err).__name__})"
+        ) from err
     if not isinstance(found, dict):
         raise CheckpointError(f"{path.name} holds a {type(found).__name__}, not named tensors")
     return found

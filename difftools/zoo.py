@@ -26,6 +26,7 @@ from .diffusion import denoiser as denoisers
 from .diffusion import latent as latents
 from .diffusion import schedule as schedules
 from .diffusion.dae import DAE
+from .diffusion.linear import Linear
 from .diffusion.model import PixelDiffusion
 from .diffusion.schedule import Schedule
 from .gaussians import Gaussian
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 IMAGE = (3, 32, 32)
 WEIGHTS = data.ROOT / "weights"
-LatentModel: TypeAlias = "PixelDiffusion | DAE | latents.LatentDiffusion | GAN"
+LatentModel: TypeAlias = "PixelDiffusion | DAE | latents.LatentDiffusion | Linear | GAN"
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,12 @@ MODELS: dict[str, Entry] = {
         "S",
         "exact score of the training set's Gaussian, rank 256",
         lambda m, c: PixelDiffusion(denoisers.exact(gaussian_vehicles32(), IMAGE)),
+    ),
+    "linear-vehicles32": Entry(
+        "control",
+        "S",
+        "linear code: principal components, 256 at most, else cosines",
+        lambda m, c: Linear(gaussian_vehicles32(), IMAGE),
     ),
     "zero": Entry(
         "control",

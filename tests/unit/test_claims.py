@@ -132,10 +132,11 @@ def test_an_unknown_condition_before_a_true_one_is_inconclusive():
 
 
 def test_a_claim_waits_for_the_evidence_of_another_chapter():
-    claim = DECIDED["R-HOLE"]
-    words = {name: "supports" for name in claim["pieces"] if name != "gan-certificate"}
-    assert register.decide(claim, words, "E")[0] == "pending"
-    assert register.decide(claim, words, "S")[0] == "depends"
+    claim = DECIDED["R-INV"]
+    words = {name: "supports" for name in claim["pieces"] if name != "zero-psnr"}
+    waits = "Waits for zero-psnr (chapter inversion)."
+    assert register.decide(claim, words, "E") == ("pending", waits)
+    assert register.decide(claim, words | {"zero-psnr": "supports"}, "E")[0] != "pending"
     assert register.decide(register.register()["R-L1"], {}, "E")[0] == "not applicable"
     assert register.decide(register.register()["R-MLP"], {}, "E")[0] == "pending"
 

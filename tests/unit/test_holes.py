@@ -106,3 +106,14 @@ def test_every_finite_sample_has_a_trivial_hole_that_fresh_draws_do_not_share():
     got = H.trivial_hole(Z, FRESH)
     assert got["hole"][1] > 0.98 and got["q"] == (0.0, 0.0, 0.0)
     assert H.trivial_hole(Z, Z)["hole"][0] == 0
+
+
+def test_regions_that_nobody_chose_find_nothing_in_one_law_and_shifts_in_another():
+    rng = np.random.default_rng(0)
+    p, q = rng.random((4000, 16)) < 0.5, rng.random((300, 16)) < 0.5
+    value, low, high = H.random_regions(p, q)["hole"]
+    assert low < 0.01 and abs(value) < 0.03
+    told = H.random_regions(p, rng.random((300, 16)) < np.r_[[0.2] * 8, [0.8] * 8])
+    assert told["hole"][1] > 0.25 and (told["each"] > 0.2).all()
+    value, low, _ = H.random_regions(~p, q)["hole"]  # a region or its complement: all the same
+    assert abs(value) < 0.03 and low < 0.01

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from difftools import inversion_table as t
-from difftools import metrics, zoo
+from difftools import metrics, results, zoo
 
 CHEAP = {k: t.EMBEDDED[k] for k in ("zero network", "exact Gaussian")}
 SETS = ("vehicles", "emoji")
@@ -24,8 +24,8 @@ def todo():
 @pytest.fixture(scope="module")
 def table(todo, tmp_path_factory):
     out = tmp_path_factory.mktemp("one")
-    t.work(todo, out)
-    return t.gather(todo, out)
+    results.work(todo, out)
+    return results.gather(todo, out)
 
 
 def same(a, b):
@@ -51,28 +51,28 @@ def test_the_zero_network_is_perfect_and_says_so(table):
 
 
 def test_two_processes_write_the_table_of_one(todo, table, tmp_path):
-    t.work(todo, tmp_path, 1, 2)
-    assert t.gather(todo, tmp_path) is None  # the other half is missing
-    t.work(todo, tmp_path, 0, 2)
-    same(t.gather(todo, tmp_path), table)
+    results.work(todo, tmp_path, 1, 2)
+    assert results.gather(todo, tmp_path) is None  # the other half is missing
+    results.work(todo, tmp_path, 0, 2)
+    same(results.gather(todo, tmp_path), table)
 
 
 def test_a_killed_run_goes_on_and_repeats_nothing(todo, table, tmp_path, monkeypatch):
-    real, count = t.measure, iter(range(100))
+    real, count = t.Part.run, iter(range(100))
 
     def dies(*args):
         if next(count) == 3:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(t, "measure", dies)
+    monkeypatch.setattr(t.Part, "run", dies)
     with pytest.raises(KeyboardInterrupt):
-        t.work(todo, tmp_path)
-    monkeypatch.setattr(t, "measure", real)
+        results.work(todo, tmp_path)
+    monkeypatch.setattr(t.Part, "run", real)
     (tmp_path / "parts" / "x.0.tmp").write_text("half a pa")
-    assert t.work(todo, tmp_path) == len(todo) - 3
-    same(t.gather(todo, tmp_path), table)
-    assert t.work(todo, tmp_path) == 0
+    assert results.work(todo, tmp_path) == len(todo) - 3
+    same(results.gather(todo, tmp_path), table)
+    assert results.work(todo, tmp_path) == 0
 
 
 def test_a_part_that_rests_on_something_else_is_not_served(todo, monkeypatch):
@@ -83,19 +83,19 @@ def test_a_part_that_rests_on_something_else_is_not_served(todo, monkeypatch):
     keys.add(t.Part(part.label, part.row, part.domain, 2, part.x).key)
     monkeypatch.setattr(t, "weights_of", lambda model: "other")
     keys.add(part.key)
-    monkeypatch.setattr(t, "code_version", lambda: "other")
+    monkeypatch.setattr(results, "code_version", lambda *what: "other")
     keys.add(part.key)
     assert len(keys) == 6
 
 
 def test_a_table_knows_when_it_is_stale(todo, table, tmp_path, monkeypatch):
-    t.work(todo, tmp_path)
-    t.gather(todo, tmp_path)
+    results.work(todo, tmp_path)
+    results.gather(todo, tmp_path)
     note = json.loads((tmp_path / "table.json").read_text())
-    assert t.stale(todo, note) == []
+    assert results.stale(todo, note) == []
     real = t.weights_of
     monkeypatch.setattr(t, "weights_of", lambda m: "new" if m == "zero" else real(m))
-    assert {s.split(", ")[0] for s in t.stale(todo, note)} == {"zero network"}
+    assert {s.split(", ")[0] for s in results.stale(todo, note)} == {"zero network"}
 
 
 def test_the_summary_is_the_median_and_its_interval(table):
@@ -142,3 +142,47 @@ def test_accelerate_launches_two_processes_over_a_folder(tmp_path):
     assert list(one.domain) == ["a", "a", "b", "b"]
     note = json.loads((tmp_path / "two" / "table.json").read_text())
     assert note["domains"] == {"a": 2, "b": 2} and len(note["code"]) == 64
+
+
+def test_latents_alone_are_judged_without_the_autoencoder():
+    x = t.slices(["vehicles"], 2)["vehicles"]
+    few, more = (t.measure(t.Row("ldm-vehicles32", {"steps": k}), x, range(2)) for k in (4, 16))
+    for a, b in zip(few, more, strict=True):
+        assert a["latent_psnr"] + 3 < b["latent_psnr"]  # the solver's error
+    alone = t.measure(t.Row("ldm-vehicles32", {"mode": "ae_only"}), x, range(2))
+    assert all(pd.isna(row["latent_psnr"]) for row in alone)
+
+
+def test_a_picture_survives_as_text():
+    x = t.slices(["emoji"], 1)["emoji"]
+    assert torch.equal(t.to_picture(t.to_text(x[0])), x[0])
+    row = t.Row("linear-vehicles32", {"numbers": 64}, picture=True)
+    first, *rest = t.measure(row, x.repeat(2, 1, 1, 1), range(2))
+    kept = t.to_picture(first["picture"])[None]
+    assert abs(float(metrics.psnr(x, kept, clip=True)) - first["psnr"]) < 0.1  # rounding
+    assert all("picture" not in r for r in rest)
+    assert all("picture" not in r for r in t.measure(row, x, range(1, 2)))
+
+
+def test_multiplications_are_counted():
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert t.gmac(lambda: conv(torch.zeros(2, 3, 16, 16))) == 2 * 8 * 3 * 9 * 256 / 1e9
+
+
+def test_a_race_bills_every_pass_and_no_look():
+    x = t.slices(["animals"], 2)["animals"]
+    some = {k: t.RACE[k] for k in ("GAN, W", "diffusion, pec")}
+    gan = t.Row(some["GAN, W"].model, some["GAN, W"].settings | {"steps": 50})
+    points = pd.DataFrame(t.curve(gan, x, range(2)))
+    m = zoo.load(gan.model, recipe="w", steps=50)
+    one = t.gmac(lambda: m.decode(m.prior(1)))
+    before = m.calls
+    back = m.decode(m.encode(x))
+    assert points.gmac.max() == pytest.approx((m.calls - before - 1) * one)
+    spent = points.gmac.unique() / one
+    assert set(abs(spent - spent.round()) < 1e-9) == {True} and spent[-1] - spent[-2] == 2 * t.EVERY
+    last = points[points.gmac == points.gmac.max()].psnr.to_numpy()
+    assert abs(last - metrics.psnr(x, back, clip=True).numpy()).max() < 0.01
+    walked = pd.DataFrame(t.curve(some["diffusion, pec"], x, range(2)))
+    assert walked.groupby("image").size().tolist() == [len(t.STEPS)] * 2
+    assert walked.groupby("gmac").psnr.median().is_monotonic_increasing

@@ -1,0 +1,76 @@
+"""The inversion tables that ship: none is stale, and parts picked by the commit come out again."""
+
+from __future__ import annotations
+
+import random
+
+import pandas as pd
+import pytest
+
+from difftools import inversion_table as tables
+from difftools import results
+from oracle.test_recorded_tables import TABLES, first_images, seed
+
+RACING = ("animals", "quickdraw", "emoji", "textures")
+BUDGET = ("vehicles", "quickdraw", "emoji")
+# name -> (its parts, the columns that name a line, tolerances of the medians)
+SHIPPED = {
+    "inversion_tables": (
+        lambda: tables.plan(tables.EMBEDDED, n=16)[0],
+        ("row", "domain", "image"),
+        {"psnr": 0.3, "ssim": 0.02, "dof_per_value": 1e-5},
+    ),
+    "inversion_race": (
+        lambda: tables.plan(tables.RACE, None, RACING, 4, tables.Race)[0],
+        ("row", "domain", "image", "gmac"),
+        {"psnr": 0.3},
+    ),
+    "inversion_budget": (
+        lambda: tables.plan(tables.LONGER, None, BUDGET, 4)[0],
+        ("row", "domain", "image"),
+        {"psnr": 0.5},
+    ),
+}
+
+
+def test_every_table_that_ships_is_looked_after():
+    for kind in ("csv", "json"):
+        assert {f.stem for f in results.FOLDER.glob(f"*.{kind}")} == {*SHIPPED, *TABLES}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_table_is_stale(name):
+    todo, on, _ = SHIPPED[name]
+    table = results.shipped(name, todo())
+    assert not table.duplicated(list(on)).any()
+
+
+def optimised(part) -> bool:
+    return "recipe" in part.row.settings
+
+
+@pytest.mark.parametrize("gan", [False, True], ids=["diffusion or control", "GAN"])
+def test_rows_of_the_table_come_out_again(gan):
+    todo, on, tolerances = SHIPPED["inversion_tables"]
+    table = pd.read_csv(results.FOLDER / "inversion_tables.csv")
+    parts = [p for p in todo() if optimised(p) == gan]
+    part = random.Random(seed()).choice(parts)
+    tight = {} if gan else {"psnr": 0.05, "ssim": 1e-3}  # optimisation amplifies rounding
+    assert results.same(first_images(part), table, tolerances | tight, on) == []
+
+
+def test_a_curve_of_the_race_comes_out_again():
+    todo, on, tolerances = SHIPPED["inversion_race"]
+    table = pd.read_csv(results.FOLDER / "inversion_race.csv")
+    parts = [p for p in todo() if "SPHInX" not in p.name]
+    part = random.Random(seed()).choice(parts)
+    assert results.same(first_images(part), table, tolerances, on) == []
+
+
+def test_an_altered_number_is_found():
+    todo, on, tolerances = SHIPPED["inversion_tables"]
+    table = pd.read_csv(results.FOLDER / "inversion_tables.csv")
+    part = next(p for p in todo() if p.name == "linear code, 128 numbers")
+    line = (table.row == part.name) & (table.domain == part.domain)
+    table.loc[line, "psnr"] += 1.0
+    assert "psnr" in results.same(first_images(part), table, tolerances, on)[0]
