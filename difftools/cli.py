@@ -199,9 +199,12 @@ def run(chapter, profile, world, parameters, out):
     """Run a chapter into a copy; the committed chapter stays as it is.
 
     Prints its verdicts: in profile smoke they rest on a handful of images. Checks compare only at
-    the recorded parameters; with others the chapter reports. An unknown parameter is an error.
+    the recorded parameters; with others the chapter reports. An unknown parameter is an error; a
+    cell that stops the chapter is named, with status 1.
     Example: difftools run inversion --profile smoke -p seed=3
     """
+    from papermill import PapermillExecutionError
+
     from . import book
     from . import claims as claims_
 
@@ -217,7 +220,13 @@ def run(chapter, profile, world, parameters, out):
     if world:
         given["world"] = world
     out = out or Path(f"{chapter}-{profile}.ipynb")
-    for record in book.run(chapter, out, profile=profile, **given):
+    try:
+        records = book.run(chapter, out, profile=profile, **given)
+    except PapermillExecutionError as err:
+        told = f"{err.ename}: {err.evalue}"
+        click.echo(f"difftools: {chapter} stopped in code cell {err.exec_count}. {told}", err=True)
+        sys.exit(1)
+    for record in records:
         if record["kind"] == "verdict":
             click.echo(claims_.line(record))
     click.echo(f"written to {out}")
@@ -337,10 +346,13 @@ def bench(steps, batch, repeats, to_45_db, gan):
 def table(folder, world, labels, domains, n, out):
     """Invert every image of FOLDER by every system: one tidy table, with provenance.
 
-    Sub-folders of FOLDER are domains. Rows have names of their own ("zero network", "StyleGAN2,
-    W+"); an unknown one lists them all. An interrupted run goes on where it stopped. On more
-    processes or machines: accelerate launch -m difftools.inversion_table FOLDER …, with the same
-    options; the table is the same. Writes OUT/table.csv, OUT/table.json and OUT/parts/.
+    Sub-folders of FOLDER are domains. Pictures are cut to their centred square and resized to the
+    size of each row's model, 32 px for the embedded ones. Rows have names of their own ("zero
+    network", "StyleGAN2, W+"); an unknown one lists them all. All rows take hours: start with a
+    few. An interrupted run goes on where it stopped. On more processes or machines: accelerate
+    launch -m difftools.inversion_table FOLDER …, with the same options; the table is the same but
+    for its seconds. Writes OUT/table.csv, OUT/table.json (what it rests on, and the files by
+    domain) and OUT/parts/.
     """
     from . import inversion_table as t
 

@@ -172,9 +172,8 @@ def choose(prior: np.ndarray, latents: np.ndarray) -> Region:
     centre, spread = prior.mean(0), prior.std(0)
     X = _features(np.concatenate([prior, latents]), centre, spread)
     y = np.r_[np.ones(len(prior)), np.zeros(len(latents))]
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
-    ).fit(X, y)
+    fit = LogisticRegression(solver="newton-cholesky", class_weight="balanced")
+    model = make_pipeline(StandardScaler(), fit).fit(X, y)
     score = model.decision_function(X)
     cuts = np.sort(score)
     cuts = (cuts[1:] + cuts[:-1]) / 2

@@ -1,6 +1,6 @@
 """Every system against every image domain: inversion tables, sharded over processes, resumable.
 
-Run: ``accelerate launch -m difftools.inversion_table FOLDER --rows DDPM --rows "StyleGAN2 W+"``,
+Run: ``accelerate launch -m difftools.inversion_table FOLDER --rows DDPM --rows "StyleGAN2, W+"``,
 with as many processes or machines as there are, or `difftools table`; see `results`.
 Built in: inversion_tables.
 """
@@ -8,8 +8,10 @@ Built in: inversion_tables.
 from __future__ import annotations
 
 import base64
+import difflib
 import io
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,8 +94,15 @@ PAPER: dict[str, Row] = {
     "BigGAN": _gan("biggan", 2000, "biggan-deep-256", picture=True),
     "StyleGAN-XL": _gan("xl", 2000, "styleganxl-imagenet256", picture=True),
 }
-# More steps than the table gives, on a few images: does the budget decide?
-LONGER = {"StyleGAN2, W+": _gan("w_plus", 2000), "SPHInX": _gan("sphinx", 5000)}
+# The steps that their authors give, on a few images of a few sets: does the budget decide?
+LONGER = {
+    "StyleGAN2, W+": _gan("w_plus", 2000),
+    "StyleGAN2, W+ and noise": _gan("w_plus_noise", 2000),
+    "SPHInX": _gan("sphinx", 5000),
+    "BigGAN": _gan("biggan", 2000, "biggan-vehicles32"),
+    "StyleGAN-XL": _gan("xl", 2000, "styleganxl-vehicles32"),
+}
+FEWER = ("vehicles", "quickdraw", "emoji", "textures", "dsprites")
 
 
 def race(model: str, gan: str, steps: int = 500) -> dict[str, Row]:
@@ -206,14 +215,21 @@ def slices(domains: Iterable[str], n: int | None = None) -> dict[str, Tensor]:
     return {k: data.domain(k, n) for k in domains}
 
 
-def folder(path: Path, size: int, n: int | None = None) -> dict[str, Tensor]:
-    """Any folder of images, at `size` px: its sub-folders are the domains, else it is one; the
-    first n files of each by name.
+def files(path: Path, n: int | None = None) -> dict[str, list[Path]]:
+    """Image files of a folder by domain, the first n of each by name: its sub-folders are domains,
+    and the pictures beside them one more, named after the folder.
     """
-    found = sorted(p for p in Path(path).iterdir() if p.is_dir() and images.paths(p))
+    path, found = Path(path), {}
+    for f in images.paths(path):
+        below = f.relative_to(path).parts  # none if the path is a picture itself
+        found.setdefault(below[0] if len(below) > 1 else path.resolve().name, []).append(f)
+    return {k: v[:n] for k, v in found.items()}
+
+
+def folder(path: Path, size: int, n: int | None = None) -> dict[str, Tensor]:
+    """The images of `files`, at `size` px."""
     return {
-        p.name: torch.cat([images.read(f, size) for f in images.paths(p)[:n]])
-        for p in found or [Path(path)]
+        k: torch.cat([images.read(f, size) for f in found]) for k, found in files(path, n).items()
     }
 
 
@@ -360,7 +376,11 @@ def plan(
         for s in sorted(set(size.values()))
     }
     todo = [p for k, r in rows.items() for p in parts({k: r}, sets[size[k]], kind=kind)]
-    return todo, facts(rows, next(iter(sets.values())))
+    note = facts(rows, next(iter(sets.values())))
+    if source is not None:  # which picture is which image of the table
+        named = files(source, n).items()
+        note["files"] = {k: [f.name for f in found] for k, found in named}
+    return todo, note
 
 
 def run(
@@ -374,8 +394,9 @@ def run(
     """This process's share of a table; returns the table where this process completed it.
 
     labels: rows of `WORLDS[world]`, by default all. For the rest see `plan`. Process number and
-    device come from `accelerate launch`; alone, there is one. Raises ValueError on an unknown
-    world, row or domain before any work.
+    device come from `accelerate launch`; alone, there is one. Says on stderr how much is done, and
+    when a table of other parts is replaced. Raises ValueError on an unknown world, row or domain
+    before any work.
     """
     from accelerate import PartialState
 
@@ -384,19 +405,33 @@ def run(
     known = WORLDS[world]
     labels = list(labels) or list(known)
     if unknown := [k for k in labels if k not in known]:
-        raise ValueError(f"unknown row {unknown[0]!r}; known: {'; '.join(known)}")
+        close = difflib.get_close_matches(unknown[0].casefold(), [k.casefold() for k in known])
+        meant = [k for k in known if k.casefold() in close]
+        raise ValueError(
+            f"unknown row {unknown[0]!r}; "
+            + (f"did you mean {' or '.join(map(repr, meant))}? " if meant else "")
+            + f"known: {'; '.join(known)}"
+        )
     todo, note = plan({k: known[k] for k in labels}, source, domains, n)
     state = PartialState()
+    if state.is_main_process:
+        _announce(todo, out)
     results.work(todo, out, state.process_index, state.num_processes, str(state.device))
     return results.gather(todo, out, note)
+
+
+def _announce(todo: list[Part], out: Path) -> None:
+    keys, note = {p.key for p in todo}, Path(out) / "table.json"
+    kept = sum((Path(out) / "parts" / f"{k}.csv").is_file() for k in keys)
+    print(f"{len(todo)} parts, of which {kept} are done already", file=sys.stderr)
+    if note.is_file() and keys != set(json.loads(note.read_text())["parts"]):
+        print(f"{out}/table.csv holds other rows or images: it will be replaced", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m difftools.inversion_table`, also under `accelerate launch`: as `difftools
     table`.
     """
-    import sys
-
     from .cli import main as cli
 
     cli(["table", *(sys.argv[1:] if argv is None else argv)])

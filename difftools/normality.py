@@ -134,7 +134,8 @@ def c2st(
     )  # noqa: E731
     X = np.concatenate([table(a), table(b)])
     y = np.r_[np.ones(len(a)), np.zeros(len(b))]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
+    solver = "newton-cholesky" if X.shape[1] < len(X) else "lbfgs"  # the first is d³
+    model = make_pipeline(StandardScaler(), LogisticRegression(solver=solver, max_iter=2000))
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
     score = cross_val_predict(model, X, y, cv=cv, method="decision_function")
     return auc(score[y == 1], score[y == 0], seed=seed, level=level)

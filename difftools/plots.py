@@ -123,10 +123,12 @@ def table(rows: list[dict], caption: str = "", digits: int = 3):
     body = "".join(
         "<tr>" + "".join(f"<td>{cell(v)}</td>" for v in r.values()) + "</tr>" for r in rows
     )
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return HTML(
-        '<div style="overflow-x:auto;white-space:nowrap;font-size:85%"><table class="table">'
-        f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    text = html.escape(caption)
+    title = f'<p class="table-caption" style="font-size:85%;margin:0">{text}</p>' if caption else ""
+    return HTML(  # the caption stays in place while the table scrolls
+        f'{title}<div style="overflow-x:auto;white-space:nowrap;font-size:85%">'
+        f'<table class="table" aria-label="{text}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -1,11 +1,7 @@
 """The suite goes red when it should: each fault planted here is found by the rule meant for it."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import papermill
@@ -13,6 +9,7 @@ import pytest
 
 from difftools import book
 from difftools.provenance import ROOT
+from faults import alter, each_turns_red, red
 from notebooks import structure, toy
 
 
@@ -26,12 +23,6 @@ def good(tmp_path_factory):
 @pytest.fixture
 def root(good, tmp_path):
     return shutil.copytree(good, tmp_path / "book")
-
-
-def alter(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert old in text, f"nothing to plant: {old!r} is not in {path.name}"
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 def notebook(change):
@@ -162,16 +153,6 @@ def test_a_misspelt_parameter_stops_the_run(root):
         book.run("toy", None, root, sead=1)
 
 
-def red(command: list[str], cwd: Path) -> str:
-    """Run pytest where it must fail; returns what it says."""
-    options = ["-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    environment = {**os.environ, "PYTHONPATH": str(cwd)}
-    done = subprocess.run([sys.executable, "-m", "pytest", *options, *command], cwd=cwd,
-                          env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1, done.stdout + done.stderr        # 1: tests ran, and some failed
-    return done.stdout
-
-
 def test_nbval_goes_red_for_a_line_a_word_and_a_failing_cell(root):
     alter(root / "notebooks/toy.ipynb", "check    mean = 0.485", "check    mean = 0.486")
     alter(root / EXPECTED, '"word": "inconclusive"', '"word": "refutes"')
@@ -242,16 +223,6 @@ GAN_MUTANTS = {
 
 
 def test_a_fault_in_gan_inversion_turns_its_test_red(tmp_path):
-    shutil.copytree(ROOT / "difftools", tmp_path / "difftools",
-                    ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "tests").mkdir()
-    for name in ("unit/test_gan.py", "unit/test_perceptual.py", "gan_files.py"):
-        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = . tests\n")
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    for file, old, new in GAN_MUTANTS.values():
-        alter(tmp_path / "difftools" / "gan" / f"{file}.py", old, new)
-    said = red(["-k", " or ".join(GAN_MUTANTS), "tests"], tmp_path)
-    failed = re.findall(r"FAILED \S*::test_(\S*)", said)
-    caught = {n for n in GAN_MUTANTS if any(test.startswith(n) for test in failed)}
-    assert caught == set(GAN_MUTANTS), said
+    mutants = {name: (f"gan/{file}", old, new) for name, (file, old, new) in GAN_MUTANTS.items()}
+    each_turns_red(mutants, ("unit/test_gan.py", "unit/test_perceptual.py", "gan_files.py"),
+                   tmp_path)

@@ -3,8 +3,8 @@
 import re
 import shutil
 
-from can_fail.test_can_fail import alter, red
 from difftools.provenance import ROOT
+from faults import alter, red
 
 GAP_MUTANTS = {
     "pad_is": ("return 2 * (1 - 2 * e)", "return 2 * (1 - e)"),
@@ -17,7 +17,9 @@ GAP_MUTANTS = {
     "unequal_sets": ("1 - balanced_accuracy_score(*v)", "(v[0] != v[1]).mean()"),
     "interval_covers": ("min(low, mean - half, mean)", "mean - half"),
     "corrected_is": ("np.sqrt(1 / len(v) + ratio)", "np.sqrt(1 / len(v))"),
-    "told_apart": ('scoring="roc_auc"', 'scoring="accuracy"'),
+    "told_apart_is_the_auc": ("_log_odds(X, y, 1 - held)", "_log_odds(X, y, 1 + 0 * held)"),
+    "told_apart_is_the_logistic": ("+ ridge * w[..., 0]\n", "\n"),
+    "support_vector_machines": ("b.shape[1] * (b.var()", "a.shape[0] * (b.var()"),
     "byte_statistics": ("(levels % 2)", "(levels // 2 % 2)"),
     "a_dropped_bit": ('"bytes": byte_statistics', '"bytes": lambda x: byte_statistics(x)[:, 1:]'),
     "small_cnn_learns": ("torch.randperm(len(x), generator=gen)", "torch.randperm(len(x))"),

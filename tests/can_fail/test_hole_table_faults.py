@@ -1,14 +1,12 @@
 """Faults planted in the heavy tables of the chapter on prior holes, and in what reads latents."""
 
-import re
 import shutil
 from dataclasses import replace
 
 import pytest
 
-from can_fail.test_can_fail import alter, red
 from difftools import hole_tables, results
-from difftools.provenance import ROOT
+from faults import each_turns_red
 from oracle import test_recorded_tables as spot
 
 MUTANTS = {
@@ -23,22 +21,11 @@ MUTANTS = {
     "the_work": ("hole_tables", "10_000 * k + first", "first"),
     "regions_that_nobody": ("holes", "in_q[a].mean(0) > p, -1.0", "in_q[b].mean(0) > p, -1.0"),
 }
+FILES = ("unit/test_hole_tables.py", "unit/test_holes.py", "gan_files.py")
 
 
 def test_a_fault_in_the_reading_of_latents_turns_its_test_red(tmp_path):
-    shutil.copytree(ROOT / "difftools", tmp_path / "difftools",
-                    ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "tests").mkdir()
-    for name in ("unit/test_hole_tables.py", "unit/test_holes.py", "gan_files.py"):
-        shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
-    (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = . tests\n")
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    for file, old, new in MUTANTS.values():
-        alter(tmp_path / "difftools" / f"{file}.py", old, new)
-    said = red(["-k", " or ".join(MUTANTS), "tests"], tmp_path)
-    failed = re.findall(r"FAILED \S*::test_(\S*)", said)
-    caught = {n for n in MUTANTS if any(test.startswith(n) for test in failed)}
-    assert caught == set(MUTANTS), said
+    each_turns_red(MUTANTS, FILES, tmp_path)
 
 
 @pytest.fixture()

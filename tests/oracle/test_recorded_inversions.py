@@ -8,17 +8,18 @@ import pandas as pd
 import pytest
 
 from difftools import inversion_table as tables
-from difftools import results
+from difftools import parallelism_tables, results
+from oracle.test_recorded_geodesics import TABLES as ROADS
 from oracle.test_recorded_tables import TABLES, first_images, seed
+from oracle.test_recorded_traversal import NAME as REPAIRS
 
 RACING = ("animals", "quickdraw", "emoji", "textures")
-BUDGET = ("vehicles", "quickdraw", "emoji")
 # name -> (its parts, the columns that name a line, tolerances of the medians)
 SHIPPED = {
     "inversion_tables": (
         lambda: tables.plan(tables.EMBEDDED, n=16)[0],
         ("row", "domain", "image"),
-        {"psnr": 0.3, "ssim": 0.02, "dof_per_value": 1e-5},
+        {"psnr": 0.05, "ssim": 1e-3, "dof_per_value": 1e-5},
     ),
     "inversion_race": (
         lambda: tables.plan(tables.RACE, None, RACING, 4, tables.Race)[0],
@@ -26,7 +27,7 @@ SHIPPED = {
         {"psnr": 0.3},
     ),
     "inversion_budget": (
-        lambda: tables.plan(tables.LONGER, None, BUDGET, 4)[0],
+        lambda: tables.plan(tables.LONGER, None, tables.FEWER, 4)[0],
         ("row", "domain", "image"),
         {"psnr": 0.5},
     ),
@@ -34,8 +35,9 @@ SHIPPED = {
 
 
 def test_every_table_that_ships_is_looked_after():
+    known = {*SHIPPED, *TABLES, *ROADS, *parallelism_tables.TABLES, REPAIRS}
     for kind in ("csv", "json"):
-        assert {f.stem for f in results.FOLDER.glob(f"*.{kind}")} == {*SHIPPED, *TABLES}
+        assert {f.stem for f in results.FOLDER.glob(f"*.{kind}")} == known
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -49,14 +51,22 @@ def optimised(part) -> bool:
     return "recipe" in part.row.settings
 
 
+def spread(part) -> dict[str, float]:
+    """How far medians of three images may move. An optimiser amplifies the rounding of another
+    batch size: over 24 parts by up to 0.28 dB and 0.02, and by up to 0.92 dB where SPHInX trains
+    networks; three times that.
+    """
+    if not optimised(part):
+        return {}
+    return {"psnr": 2.8 if "SPHInX" in part.name else 0.85, "ssim": 0.06}
+
+
 @pytest.mark.parametrize("gan", [False, True], ids=["diffusion or control", "GAN"])
 def test_rows_of_the_table_come_out_again(gan):
     todo, on, tolerances = SHIPPED["inversion_tables"]
     table = pd.read_csv(results.FOLDER / "inversion_tables.csv")
-    parts = [p for p in todo() if optimised(p) == gan]
-    part = random.Random(seed()).choice(parts)
-    tight = {} if gan else {"psnr": 0.05, "ssim": 1e-3}  # optimisation amplifies rounding
-    assert results.same(first_images(part), table, tolerances | tight, on) == []
+    part = random.Random(seed()).choice([p for p in todo() if optimised(p) == gan])
+    assert results.same(first_images(part), table, tolerances | spread(part), on) == []
 
 
 def test_a_curve_of_the_race_comes_out_again():

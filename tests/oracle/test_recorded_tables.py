@@ -30,7 +30,7 @@ def first_images(part):
 
 
 # table -> its parts; columns and how far the median of three images may move. On another machine
-# 300 steps of an optimiser amplify rounding: TOL-WHY
+# 300 steps of an optimiser amplify rounding, hence decibels and not their digits
 TABLES = {
     "prior_holes": (hole_tables.gan_parts, {"psnr": 0.5, "norm": 0.1, "first": 0.3, "last": 0.3}),
     "prior_holes_steppers": (

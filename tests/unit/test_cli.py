@@ -287,3 +287,11 @@ def test_invert_never_overwrites(capsys, photos, tmp_path):
 def test_bad_input_is_one_clear_line_and_status_2(capsys, argv, says):
     status, _, err = call(capsys, *argv)
     assert status == 2 and says in err and "Traceback" not in err
+
+
+def test_a_chapter_that_stops_names_its_cell_and_writes_nothing(capsys, tmp_path):
+    out = tmp_path / "out.ipynb"
+    argv = ("run", "inversion", "--profile", "smoke", "-p", "model=no-such-model", "--out", out)
+    status, _, err = call(capsys, *argv)
+    assert status == 1 and "inversion stopped in code cell" in err and "no-such-model" in err
+    assert "Traceback" not in err and not out.exists()

@@ -145,6 +145,48 @@ def test_told_apart_is_the_auc_of_shifted_gaussians_and_one_half_for_one_law():
     assert gap.told_apart(rows(20), rows(20, 50.0, 1)) == (1.0, 1.0, 1.0)
 
 
+def test_told_apart_is_the_logistic_regression_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-9))
+    cv = RepeatedStratifiedKFold(n_splits=5, n_repeats=2, random_state=3)
+    for n, m, shift in ((24, 96, 0.0), (60, 40, 0.7), (20, 20, 50.0)):
+        a, b = rows(n, shift, d=5) * np.arange(1, 6), rows(m, seed=1, d=5) * np.arange(1, 6)
+        a[:, 4] = b[:, 4] = 7.0  # a statistic that never moves
+        X, y = np.concatenate([a, b]), np.r_[np.ones(n), np.zeros(m)]
+        want = cross_val_score(model, X, y, cv=cv, scoring="roc_auc")
+        value, low, high = gap.told_apart(a, b, repeats=2, seed=3)
+        assert value == pytest.approx(want.mean(), abs=1e-9)
+        half = gap.corrected(want, 1 / 4)
+        assert (low, high) == pytest.approx((max(0, value - half), min(1, value + half)), abs=1e-9)
+
+
+@pytest.mark.parametrize(("name", "kernel", "C"), [("linear, pixels", "linear", 1.0),
+                                                   ("RBF, pixels", "rbf", 10.0)])
+def test_support_vector_machines_are_those_of_scikit_learn(name, kernel, C):
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    X, y, unseen = rows(60, d=40), np.arange(60) % 3 == 0, rows(50, seed=1, d=40)
+    X[:, 3] = 1.0  # constant: the width of the kernel counts it
+    want = make_pipeline(StandardScaler(), SVC(kernel=kernel, C=C, class_weight="balanced"))
+    given = gap.PANEL[name][1]().fit(X, y).decision_function(unseen)
+    np.testing.assert_allclose(given, want.fit(X, y).decision_function(unseen), atol=1e-9)
+
+
+def test_the_interval_of_told_apart_knows_the_splits_and_not_the_draw():
+    # labels by chance: half of the AUCs lie below 1/2, and more intervals miss it than one in 20
+    rng, both = np.random.default_rng(0), rows(120, d=9)
+    mixed = [rng.permutation(both) for _ in range(60)]
+    found = np.array([gap.told_apart(x[:24], x[24:]) for x in mixed])
+    assert 0.3 < (found[:, 0] < 0.5).mean() < 0.7
+    assert ((found[:, 2] < 0.5) | (found[:, 1] > 0.5)).mean() > 0.05
+
+
 def test_coverage_of_the_interval_on_halves_that_share_images():
     truth, hits = gap.best_pad_mean(1.5), 0
     for seed in range(40):

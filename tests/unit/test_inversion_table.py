@@ -109,7 +109,8 @@ def test_the_summary_is_the_median_and_its_interval(table):
     "wrong, says",
     [
         ({"world": "moon"}, "embedded, paper"),
-        ({"labels": ["DDMP"]}, "unknown row 'DDMP'; known: zero network"),
+        ({"labels": ["DDMP"]}, "unknown row 'DDMP'; did you mean 'DDPM'.*known: zero network"),
+        ({"labels": ["xyzzy"]}, "unknown row 'xyzzy'; known: zero network"),
         ({"world": "paper", "labels": ["DAE"]}, "difftools import dae"),
     ],
 )
@@ -142,6 +143,25 @@ def test_accelerate_launches_two_processes_over_a_folder(tmp_path):
     assert list(one.domain) == ["a", "a", "b", "b"]
     note = json.loads((tmp_path / "two" / "table.json").read_text())
     assert note["domains"] == {"a": 2, "b": 2} and len(note["code"]) == 64
+
+
+def test_pictures_beside_sub_folders_are_a_domain_and_the_note_names_files(tmp_path, capsys):
+    source, out = tmp_path / "mine", tmp_path / "out"
+    (source / "b").mkdir(parents=True)
+    for name in ("z.png", "b/y.png", "b/x.png"):
+        Image.new("RGB", (40, 40), "red").save(source / name)
+    linear = "linear code, 96 numbers"
+    table = t.run(out, labels=["zero network"], source=source)
+    assert table.groupby("domain").size().to_dict() == {"b": 2, "mine": 1}
+    note = json.loads((out / "table.json").read_text())
+    assert note["files"] == {"b": ["x.png", "y.png"], "mine": ["z.png"]}
+    assert "2 parts, of which 0 are done" in capsys.readouterr().err
+    t.run(out, labels=["zero network"], source=source)
+    again = capsys.readouterr().err
+    assert "2 parts, of which 2 are done" in again and "replaced" not in again
+    t.run(out, labels=[linear], source=source / "z.png")
+    assert "it will be replaced" in capsys.readouterr().err
+    assert list(pd.read_csv(out / "table.csv").row) == [linear]
 
 
 def test_latents_alone_are_judged_without_the_autoencoder():
