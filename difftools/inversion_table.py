@@ -217,7 +217,7 @@ def slices(domains: Iterable[str], n: int | None = None) -> dict[str, Tensor]:
 
 def files(path: Path, n: int | None = None) -> dict[str, list[Path]]:
     """Image files of a folder by domain, the first n of each by name: its sub-folders are domains,
-    and the pictures beside them one more, named after the folder.
+    and the pictures beside them one more, named after the folder. ValueError if there is none.
     """
     path, found = Path(path), {}
     for f in images.paths(path):
