@@ -1,5 +1,5 @@
 """The command line: `difftools zoo | data | train | import | run | claims | bench | table |
-invert`.
+invert | unseen | boomerang`.
 
 Exit status: 0 done, 2 bad input (one clear line on stderr), anything else a defect.
 """
@@ -54,6 +54,8 @@ def cli():
     difftools zoo                      which models there are, and where each one stands
     difftools claims                   every claim, every world, every verdict
     difftools invert photo.png         invert your own image: three numbers, a latent, a picture
+    difftools unseen photos/           sample the domain of your own images
+    difftools boomerang photo.png      pictures near your own, from a level of noise that you choose
     difftools run inversion            run a chapter with other parameters
     """
     licences, handler = logging.getLogger("difftools.data"), logging.StreamHandler()
@@ -425,6 +427,131 @@ def invert(path, model, steps, stepper, refine, recipe, seed, out, as_json):
     show(report["images"], False)
     for name, (low, high) in report.get("white_noise_95", {}).items():
         click.echo(f"{name}: 95 % of white noise lies in {low:.3f} … {high:.3f}")
+    click.echo(f"prepared: {report['preparation']}; written to {out}/")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default="ddpm-vehicles32",
+    show_default=True,
+    help="A diffusion model: name from `difftools zoo`, hub name or folder.",
+)
+@click.option("-n", "n", type=click.IntRange(1), default=64, show_default=True, help="Samples.")
+@click.option(
+    "--fit",
+    "kind",
+    default="spectral",
+    show_default=True,
+    help="The Gaussian: scalar (one variance, as in the source), diagonal, low-rank or spectral.",
+)
+@click.option(
+    "--t-m", type=float, default=603, show_default=True, help="Where to sample, t of 1000."
+)
+@click.option("--eta", type=float, default=0.0, show_default=True, help="Noise on the way down.")
+@click.option("--reject", is_flag=True, help="Keep only draws with all three geometric properties.")
+@click.option("--steps", type=click.IntRange(2), default=20, show_default=True, help="Of the grid.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all noise.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("unseen"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def unseen(folder, model, n, kind, t_m, eta, reject, steps, seed, out, as_json):
+    """Sample the domain of your own images with a model that never saw it (chapter 11).
+
+    Inverts the images of FOLDER to the mixing step, fits a Gaussian to their latents, draws N
+    latents from it and decodes them. Writes OUT/samples/*.png, OUT/latents.safetensors,
+    OUT/report.json and OUT/sheet.png (two rows of your images, then samples). The report says how
+    near the samples come to your images (KID, beside that of two halves of your images), how new
+    they are (0: copies, 1: as new as one of your images to another), and what share of draws has
+    each geometric property. Unreadable files end the run before anything is written.
+
+    \b
+    difftools unseen photos/ -n 64
+    difftools unseen photos/ --fit scalar --t-m 500 --eta 0.1 --reject --out rejected
+    """
+    from .unseen_files import unseen_files
+
+    report = unseen_files(folder, out, model, n, kind, t_m, eta, reject, steps, seed)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    show([{"what": k, "value": v} for k, v in report.items()], False)
+    click.echo(f"written to {out}/")
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default="ddpm-vehicles32",
+    show_default=True,
+    help="Diffusion model from `difftools zoo`, hub name or folder; with --prompt a folder of "
+    "Stable Diffusion.",
+)
+@click.option(
+    "--t",
+    type=float,
+    default=0.4,
+    show_default=True,
+    help="Share of the noise schedule to fly to, above 0 and at most 1.",
+)
+@click.option(
+    "-n", type=click.IntRange(1), default=8, show_default=True, help="Runs of each image."
+)
+@click.option(
+    "--eta",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="1: stochastic walk (DDPM), 0: deterministic (DDIM), which ends closer.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=20, show_default=True, help="Steps of the walk."
+)
+@click.option(
+    "--spacing",
+    type=click.Choice(["time", "log_snr"]),
+    default="time",
+    show_default=True,
+    help="Strides even in time (FastDPM) or in log-SNR.",
+)
+@click.option("--prompt", default="", help="Stable Diffusion alone: what the way back is told.")
+@click.option(
+    "--guidance", type=float, default=7.5, show_default=True, help="Weight of the prompt."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first run.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("returned"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def boomerang(
+    path, model, t, n, eta, steps, spacing, prompt, guidance, seed, out, as_json
+):
+    """Fly an image file or a folder of images: image → noise of level t → n images near it.
+
+    Each image is cut to its centre square and resized to the model's size (32 px for the models
+    that ship). t sets how far a run goes on average; the same t is more noise in another schedule,
+    so the level's log-SNR is printed too. Prints for each image the mean PSNR of its runs, their mean
+    squared distance from it, and that of two runs from each other (chapter 12 compares the two).
+    No number says that a picture is anonymous. Writes OUT/returned/*.png, OUT/sheet.png (a row an
+    image, the original first), OUT/latents.safetensors (the noised states, their seeds) and
+    OUT/report.json. Unreadable files end the run before anything is written.
+
+    \b
+    difftools boomerang photo.png --t 0.4 -n 8
+    difftools boomerang photo.png --t 0.2 --eta 0 --model dae-vehicles32
+    difftools boomerang photo.png --model sd15 --prompt "person" --eta 0 --t 0.5
+    """
+    from .boomerang_files import boomerang_files
+
+    settings = {"t": t, "n": n, "eta": eta, "steps": steps, "spacing": spacing, "seed": seed}
+    report = boomerang_files(path, out, model, **settings, prompt=prompt, guidance=guidance)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    show(report["images"], False)
+    at = report["level"]
+    click.echo(f"t = {t:g} is time {at['time']:g}, log-SNR {at['log_snr']:.2f}: "
+               f"{at['alpha']:.2f} image + {at['sigma']:.2f} noise; "
+               f"{report['evaluations']} evaluations a run")
     click.echo(f"prepared: {report['preparation']}; written to {out}/")
 
 

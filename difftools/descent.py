@@ -141,10 +141,17 @@ def shift(x: Tensor, pixels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Kind:
-    """A manipulation of pictures x (B, 3, H, W): loss to descend, property to grade."""
+    """A manipulation of pictures x (B, 3, H, W): loss to descend, property to grade, and the
+    value of the property that is half of the target, (B,).
+    """
 
     loss: Loss
     seen: Loss
+    half: Tensor
+
+    def reached(self, x: Tensor) -> Tensor:
+        """Whether pictures have half of the target at least, (B,)."""
+        return self.seen(x) >= self.half
 
 
 def _mse(a: Tensor, b: Tensor) -> Tensor:
@@ -155,41 +162,60 @@ def colour(x: Tensor, other: Tensor | None = None) -> Kind:
     """Low-level: take the colour out, keep the light."""
     grey = images.grayscale(x)
     chroma = lambda v: _mse(v, images.grayscale(v))  # noqa: E731
-    return Kind(lambda v: chroma(v) + _mse(images.grayscale(v), grey), lambda v: -chroma(v).sqrt())
+    seen = lambda v: -chroma(v).sqrt()  # noqa: E731
+    return Kind(lambda v: chroma(v) + _mse(images.grayscale(v), grey), seen, seen(x) / 2)
 
 
 TARGET, MARGIN, KEEP = 5, 2.0, 0.05  # class "dog" of CIFAR-10; logits; weight of staying alike
+IDENTITY = 0.1  # weight of staying the same to the classifier's features
+
+
+def _small(x: Tensor) -> Tensor:
+    """Pictures for the classifier, brought to 32 px."""
+    return (x if x.shape[-1] == 32 else F.interpolate(x, size=(32, 32), mode="area")).float()
 
 
 def _margin(x: Tensor) -> Tensor:
-    """Logit of the target class less the largest other, (B,); pictures are brought to 32 px."""
-    if x.shape[-1] != 32:
-        x = F.interpolate(x, size=(32, 32), mode="area")
-    logits = zoo.classifier()(x.float()).to(x.dtype)
+    """Logit of the target class less the largest other, (B,)."""
+    logits = zoo.classifier()(_small(x)).to(x.dtype)
     others = torch.cat([logits[:, :TARGET], logits[:, TARGET + 1 :]], 1)
     return logits[:, TARGET] - others.amax(1)
 
 
 def semantic(x: Tensor, other: Tensor | None = None) -> Kind:
     """Semantic: a small classifier, which never judges, shall see a dog; the picture stays near."""
-    return Kind(lambda v: F.relu(MARGIN - _margin(v)) + KEEP * _mse(v, x), _margin)
+    loss = lambda v: F.relu(MARGIN - _margin(v)) + KEEP * _mse(v, x)  # noqa: E731
+    return Kind(loss, _margin, torch.zeros(len(x)))
+
+
+def _features(x: Tensor) -> Tensor:
+    """What the classifier sees of a picture, wherever it stands: the means of its last maps."""
+    return zoo.classifier().maps(_small(x))[-1].mean((2, 3)).to(x.dtype)
+
+
+def identity(x: Tensor) -> Loss:
+    """1 − cosine of the features of a picture and of x: small for the same subject elsewhere."""
+    whose = _features(x)
+    return lambda v: 1 - F.cosine_similarity(_features(v), whose)
 
 
 def geometric(x: Tensor, other: Tensor | None = None) -> Kind:
-    """Geometric: a quarter of the width to the right. Alignment to the warped picture in blocks of
-    2 × 2, identity of its fine detail; graded by the shift that explains the picture best.
+    """Geometric: a quarter of the width to the right. Alignment to the warped picture, in blocks
+    of 2 × 2 and in pixels, and identity: a classifier's features stay those of x. Graded by the
+    shift that explains the picture best.
     """
     most = x.shape[-1] // 4
     bank = [shift(x, k) for k in range(most + 1)]
-    low = lambda v: images.downsample(v, 2)  # noqa: E731
-    loss = lambda v: _mse(low(v), low(bank[-1])) + 0.25 * _mse(v, bank[-1])  # noqa: E731
+    low, same = lambda v: images.downsample(v, 2), identity(x)  # noqa: E731
+    align = lambda v: _mse(low(v), low(bank[-1])) + 0.25 * _mse(v, bank[-1])  # noqa: E731
     seen = lambda v: torch.stack([_mse(v, b) for b in bank]).argmin(0).double()  # noqa: E731
-    return Kind(loss, seen)
+    return Kind(lambda v: align(v) + IDENTITY * same(v), seen, torch.full((len(x),), most / 2))
 
 
 def random_target(x: Tensor, other: Tensor) -> Kind:
     """The null: towards another picture, which no manipulation leads to."""
-    return Kind(lambda v: _mse(v, other), lambda v: _mse(v, x) - _mse(v, other))
+    seen = lambda v: _mse(v, x) - _mse(v, other)  # noqa: E731
+    return Kind(lambda v: _mse(v, other), seen, torch.zeros(len(x)))
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Kind]] = {
@@ -202,6 +228,16 @@ def decoder(model: PixelDiffusion, seeds) -> Callable[[Tensor], Tensor]:
     """Latents (B, ...) -> images with gradients, as `model.decode` of codes with these seeds."""
     m = traced(model)
     return lambda z: m.decode(Code({"noise": z}, {"noise": "sphere"}, tuple(seeds)))
+
+
+def truly_shifted(model: PixelDiffusion, x: Tensor, seeds=None) -> tuple[Path, Kind]:
+    """The control without a descent: pictures x (B, 3, H, W) and the same pictures shifted, both
+    inverted; the path is the two ends. Built in: parallelism.
+    """
+    kind = geometric(x.to(model.dtype))
+    both = x, shift(x, x.shape[-1] // 4)
+    z = torch.stack([model.encode(v, seeds)["noise"] for v in both])
+    return Path(z, torch.stack([kind.loss(v.to(model.dtype)) for v in both])), kind
 
 
 def found(

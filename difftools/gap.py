@@ -127,7 +127,7 @@ def byte_statistics(x: Tensor) -> np.ndarray:
 
 VIEWS: dict[str, Callable[[Tensor], np.ndarray]] = {
     "pixels": lambda x: x.flatten(1).numpy(),
-    "features": lambda x: metrics.features(x, batch=16).numpy(),         # fits the cache: faster
+    "features": lambda x: metrics.features(x, batch=8).numpy(),          # fits the cache: faster
     "bytes": byte_statistics,
 }
 
@@ -138,7 +138,7 @@ class SmallCNN:
     Adam with a one-cycle rate. The result depends on `seed` alone, in any thread.
     """
 
-    def __init__(self, epochs: int = 12, width: int = 16, seed: int = 0):
+    def __init__(self, epochs: int = 8, width: int = 16, seed: int = 0):
         self.epochs, self.width, self.seed = epochs, width, seed
 
     @staticmethod

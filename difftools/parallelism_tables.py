@@ -25,6 +25,8 @@ FEW = 4  # images behind the column `few`, which a spot check computes again
 SHUFFLES = 5  # permutations that are averaged
 COUNTS, FIT, ONCE = (1, 4, 16, 64), 64, 16  # pairs of a global direction; where all ways are tried
 SHOWN = 5  # pictures of a strip
+TRUE, TRULY = "true shift", 32  # the control without a descent, and its bundled pictures
+LONGER, LONG = "{}, longer", (12, 60)  # geometric descents that are given time: pictures, steps
 MOVED = (*PRINTED, SUNGLASSES)  # edits with a global direction
 ROOMS = ("code", "diffusion", "gan", "nets", "images", "sphere", "parallelism")
 
@@ -178,8 +180,8 @@ class GlobalPart:
 
 @dataclass(frozen=True)
 class PathPart:
-    """Descents from pictures x to targets of one kind, and the great circle to their ends. other:
-    random targets.
+    """Descents from pictures x to targets of one kind, and the great circle to their ends; of the
+    kind "true shift" there is no descent, the target is inverted. other: random targets.
     """
 
     name: str
@@ -203,11 +205,13 @@ class PathPart:
     def run(self, device: str = "cpu") -> pd.DataFrame:
         """A row a picture: row, kind, image; arc and length (rad), straightness, detour of the
         path; graded and even, of the property along the great circle; faded, the rank correlation
-        along a cross-fade of its end pictures; first and last loss; apart, PSNR between the end
-        pictures, dB; strip, five pictures of the way.
+        along a cross-fade of its end pictures; reached, whether half of the target is, 0 or 1;
+        first and last loss; apart, PSNR between the end pictures, dB; strip, five pictures of the
+        way.
         """
         m = self.system.load(device)
-        path, kind = descent.found(m, self.x, self.other, self.kind, self.iterations)
+        path, kind = (descent.truly_shifted(m, self.x) if self.kind == TRUE else
+                      descent.found(m, self.x, self.other, self.kind, self.iterations))
         decode, ends = descent.decoder(m, range(len(self.x))), (path.z[0], path.z[-1])
         value, graded = descent.gradation(decode, *ends, kind.seen)
         with torch.no_grad():
@@ -218,6 +222,7 @@ class PathPart:
             "arc": path.straightness * path.length, "length": path.length,
             "straightness": path.straightness, "detour": path.detour, "graded": graded,
             "even": descent.evenness(value), "faded": descent.rank_correlation(fade),
+            "reached": kind.reached(b).int(),
             "first": path.loss[0], "last": path.loss[-1],
             "apart": metrics.psnr(a, b, clip=True),
         }
@@ -314,22 +319,27 @@ def global_parts(
     return out
 
 
-WALKER = {"DDPM": System("ddpm-vehicles32", n=6, settings={"steps": 6})}
+WALKER = {"DDPM": System("ddpm-vehicles32", n=10, settings={"steps": 6})}
 
 
 def path_parts(
-    systems: dict[str, System] = WALKER, iterations: int = 10, n: int | None = None,
-    folder: str | Path = "", kinds: Iterable[str] = tuple(descent.KINDS),
+    systems: dict[str, System] = WALKER, iterations: int = 24, n: int | None = None,
+    folder: str | Path = "", kinds: Iterable[str] = (*descent.KINDS, TRUE),
 ) -> list[PathPart]:
-    """All work of the table of descents, on bundled horses or a folder's pictures; random targets
+    """All work of the table of descents, on bundled horses or a folder's pictures: each kind, the
+    control without a descent, and geometric descents of 2.5 times as many steps. Random targets
     are animals, or the folder's pictures in reverse.
     """
     out = []
     for name, s in systems.items():
         x = _pictures(s.load(), folder, n or s.n)
-        other = angles.data.domain("animals", n or s.n) if x is None else x.flip(0)
-        x = angles.data.domain("horses", n or s.n) if x is None else x
-        out += [PathPart(name, s, kind, x, other, iterations) for kind in kinds]
+        todo = [(name, kind, TRULY if kind == TRUE else s.n, iterations) for kind in kinds]
+        if "geometric" in kinds:
+            todo.append((LONGER.format(name), "geometric", LONG[0], iterations * LONG[1] // 24))
+        for row, kind, count, steps in todo:
+            some = angles.data.domain("horses", n or count) if x is None else x
+            other = angles.data.domain("animals", n or count) if x is None else x.flip(0)
+            out.append(PathPart(row, s, kind, some, other, steps))
     return out
 
 
@@ -345,7 +355,7 @@ GIVEN = "the given model"
 
 def own_parts(
     model: str, folder: str | Path = "", n: int = 32, steps: int = 10, gan_steps: int = 0,
-    fit: int = FIT, new: int = 10, iterations: int = 10, paths: int = 6,
+    fit: int = FIT, new: int = 10, iterations: int = 24, paths: int = 10,
 ) -> dict[str, list[HeavyPart]]:
     """The same work for a model of yours and for the official ones on this machine, by table; on a
     folder of pictures, or on bundled ones for models of 32 px.

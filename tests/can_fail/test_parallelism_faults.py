@@ -24,6 +24,11 @@ MUTANTS = {
                          "self.z[0], self.z[-1]) / self.length * 2"),
     "a_path_ends": ("descent", "loss.argmin(0)", "loss.argmax(0)"),
     "each_kind": ("descent", "_mse(low(v), low(bank[-1]))", "_mse(low(v), low(bank[0]))"),
+    "identity_sees": ("descent", "_features(v), whose)", "_features(v), _features(v))"),
+    "half_of": ("descent", "seen, seen(x) / 2)", "seen, seen(x) / 4)"),
+    "the_true_shift": ("descent", "both = x, shift(x, x.shape[-1] // 4)", "both = x, x"),
+    "a_row_is_the_descent": ("parallelism_tables", "kind.reached(b)", "kind.reached(a)"),
+    "the_first_system": ("parallelism_tables", "else min(fit, ONCE)", "else fit"),
     "the_margin": ("descent", "logits[:, TARGET + 1 :]", "logits[:, TARGET:]"),
     "without_a_model": ("parallelism_tables", "s[p][:k], t[p][:k], way)",
                         "t[p][:k], s[p][:k], way)"),
@@ -71,11 +76,14 @@ def test_a_swapped_rule_turns_the_verdict():
     assert register.decide(claim, words | {"as-printed": "supports"}, "S")[0] == "holds"
     assert register.decide(claim, words | {"floor": "refutes"}, "E")[0] == "inconclusive"
     line = register.register()["R-LINEAR"]
-    same = {"floor": "supports", "graded": "supports", "graded-random": "supports",
+    same = {"floor": "supports", "reached": "supports", "graded": "supports", "graded-random": "supports",
             "path": "supports", "path-over-random": "refutes"}
     assert register.decide(line, same, "E")[0] == "ill-posed"
     assert register.decide(line, same | {"path-over-random": "supports"}, "E")[0] == "holds"
     assert register.decide(line, same | {"graded": "refutes"}, "E")[0] == "fails"
+    for word in ("refutes", "inconclusive"):
+        short = same | {"graded": "refutes", "reached": word}
+        assert register.decide(line, short, "E")[0] == "inconclusive"
     move = register.register()["R-GLOBAL"]
     edit = {"floor": "supports", "fixed-box": "supports", "every-edit": "refutes",
             "over-pixels": "refutes"}

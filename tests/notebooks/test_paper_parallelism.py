@@ -28,7 +28,8 @@ def test_your_pictures_are_edited_and_judged_in_world_p(paper, tmp_path, monkeyp
     monkeypatch.setenv("DIFFTOOLS_DATA", str(tmp_path / "cache"))
     entries = book.run("parallelism", **paper)
     pieces = {e["piece"] for e in entries if e["kind"] == "evidence" and e["world"] == "P"}
-    assert {"R-PAR/as-printed", "R-GLOBAL/every-edit", "R-LINEAR/graded"} <= pieces
+    assert {"R-PAR/as-printed", "R-GLOBAL/every-edit", "R-LINEAR/graded",
+            "R-LINEAR/reached", "R-LINEAR/graded-true-shift"} <= pieces
     table = (tmp_path / "cache" / "results" / "own" / "parallelism_angles.csv").read_text()
     assert "the given model" in table and "sunglasses" not in table
 

@@ -13,7 +13,7 @@ from oracle.test_recorded_tables import seed
 PAIRS = 2  # of a part: pairs do not see each other
 
 # table -> its parts; columns and how far the median may move: rounding, and for pictures what it
-# does to features; 200 steps of an optimiser amplify it
+# does to features; 300 steps of an optimiser amplify it
 TABLES = {
     "geodesics_pairs": (tables.pair_parts, {"q2": 0.03, "high": 0.03}),
     "geodesics_grades": (tables.grade_parts, {"g4": 5e-3, "detour": 0.01}),

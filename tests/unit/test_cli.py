@@ -53,6 +53,7 @@ def photos(tmp_path):
         ["claims"],
         ["bench"],
         ["invert"],
+        ["boomerang"],
     ],
 )
 def test_every_command_has_help_that_says_more_than_its_name(capsys, command):

@@ -123,13 +123,43 @@ def test_each_kind_has_its_loss_near_zero_where_the_manipulation_is_done():
     done = {"low-level": D.images.grayscale(x), "geometric": D.shift(x, 8), "random target": other}
     for name, y in done.items():
         kind = D.KINDS[name](x, other)
-        assert float(kind.loss(y).max()) < 1e-10 < float(kind.loss(x).min())
+        left = D.IDENTITY * D.identity(x)(y) if name == "geometric" else 0
+        assert float((kind.loss(y) - left).abs().max()) < 1e-10 < float(kind.loss(x).min())
+        assert (kind.loss(y) < 0.2 * kind.loss(x)).all()
         assert (kind.seen(y) > kind.seen(x)).all()
+        assert kind.reached(y).all() and not kind.reached(x).any()
     pose = D.KINDS["geometric"](x, other).seen
     for k in range(9):
         assert (pose(D.shift(x, k)) == k).all()
+        assert (D.geometric(x).reached(D.shift(x, k)) == (k >= 4)).all()
     near = D.semantic(x)
     assert torch.equal(near.loss(x) == 0, near.seen(x) >= D.MARGIN)
+
+
+def test_half_of_the_colour_is_half_of_its_amplitude():
+    x = data.domain("horses", 3).double()
+    grey = D.images.grayscale(x)
+    for left, reached in ((0.49, True), (0.51, False)):
+        assert (D.colour(x).reached(grey + left * (x - grey)) == reached).all()
+    near = D.semantic(x)
+    assert torch.equal(near.reached(x), D._margin(x) >= 0)
+
+
+def test_identity_sees_who_it_is_and_not_where():
+    x, other = data.domain("horses", 8).double(), data.domain("animals", 8).double()
+    same = D.identity(x)
+    assert float(same(x).abs().max()) < 1e-6
+    assert (same(D.shift(x, 8)) < same(other)).all()
+    assert D.identity(torch.zeros(2, 3, 64, 64))(torch.ones(2, 3, 64, 64)).shape == (2,)
+
+
+def test_the_true_shift_is_inverted_and_not_descended():
+    m, x = zoo.load("zero", steps=2), data.domain("horses", 2)
+    path, kind = D.truly_shifted(m, x)
+    torch.testing.assert_close(path.z[1], m.encode(D.shift(x, 8))["noise"])
+    assert path.loss.shape == (2, 2) and (path.loss[1] < path.loss[0]).all()
+    with torch.no_grad():
+        assert (kind.seen(D.decoder(m, range(2))(path.z[1])) == 8).all()
 
 
 def test_the_margin_is_that_of_the_classifier():

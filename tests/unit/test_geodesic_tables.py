@@ -51,6 +51,33 @@ def test_a_critic_sees_damage_of_images_that_it_has_not_seen(real):
     assert np.median(G.damage(g, real[20:])) > np.median(G.damage(f, real[20:])) + 0.3
 
 
+def test_euclidean_is_the_distance_to_the_nearest(real):
+    f, r = metrics.features(real[:4]), metrics.features(real[20:])
+    want = [min(float((v - w).norm()) for w in r) for v in f]
+    assert G.euclidean(f, real[20:]) == pytest.approx(want, abs=1e-3)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_auc_is_that_of_scikit_learn_and_draws_pairs_together(k):
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(k)
+    good = rng.normal(size=60).round(1)  # with ties
+    bad = good.reshape(30, 2)[:, :k].ravel() + rng.normal(0.3, 0.5, 30 * k).round(1)
+    score = lambda b, g: roc_auc_score(  # noqa: E731
+        np.r_[np.ones(b.size), np.zeros(g.size)], np.r_[b.ravel(), g.ravel()])
+    value, *ends = G.auc(bad, good, draws=99)
+    assert value == pytest.approx(score(bad, good))
+    picks = np.random.default_rng(0).integers(30, size=(99, 30))
+    b, g = bad.reshape(30, k), good.reshape(30, 2)
+    boot = [score(b[i], g[i]) for i in picks]
+    assert ends == pytest.approx(np.quantile(boot, [0.025, 0.975]).tolist())
+    assert G.auc(good + 9, good) == pytest.approx((1, 1, 1))
+    assert G.auc(good, good)[0] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="reshape"):
+        G.auc(bad[:-1], good)
+
+
 def test_high_is_the_power_of_fine_detail():
     g = torch.Generator().manual_seed(0)
     white = torch.randn(64, 3, 32, 32, generator=g, dtype=torch.float64)
@@ -203,14 +230,20 @@ def test_the_work_of_the_book():
     parts = G.pair_parts()
     assert len({p.label for p in parts}) == len(parts)
     assert {p.name for p in parts} == set(G.EMBEDDED)
-    assert {p.kind for p in parts if p.name == "exact Gaussian"} == set(G.PAIRS)
-    assert {p.kind for p in parts if p.name == "W"} == {G.OWN, "vehicles", "animals"}
     for p in parts:
         if p.a is not None:
             ends = {x.numpy().tobytes() for x in (*p.a, *p.b)}
             assert len(ends) == 2 * p.n  # no image is an end twice
             assert not ends & {x.numpy().tobytes() for x in p.reference}
     assert {p.name for p in G.grade_parts()} == {G.CROSS_FADE, *G.GRADED}
+
+
+def test_every_system_that_decides_has_seen_unseen_and_mixed_pairs():
+    parts = G.pair_parts()
+    for name, system in G.EMBEDDED.items():
+        mine = {p.kind: p.n for p in parts if p.name == name}
+        assert mine == (system.pairs or G.PAIRS) and "vehicles" in mine
+        assert name == "W+" or {"animals", G.MIXED} <= set(mine)
 
 
 def pictures(folder, n, size=20):

@@ -83,6 +83,13 @@ def test_new_pictures_are_not_among_the_pairs(global_rows):
     assert set(rows[rows.pairs == 16].way) == set(P.WAYS)
 
 
+def test_the_first_system_sees_more_pairs():
+    todo = T.global_parts({"first": ZERO["zero"], "second": ZERO["zero"]}, new=4)
+    assert {(p.name, len(p.x)) for p in todo} == {("first", 64), ("second", 16)}
+    for p in todo:
+        assert len(p.new) == 4 and float(torch.cdist(p.new.flatten(1), p.x.flatten(1)).min()) > 0.1
+
+
 def part_true(given):
     return given[0].true
 
@@ -90,7 +97,16 @@ def part_true(given):
 @pytest.fixture(scope="module")
 def path_parts():
     return {p.kind: replace(p, iterations=4) for p in T.path_parts(
-        {"zero": replace(ZERO["zero"], n=3)})}
+        {"zero": replace(ZERO["zero"], n=3)}) if p.name == "zero"}
+
+
+def test_geometric_descents_are_given_time():
+    *short, long = T.path_parts()
+    assert (long.name, long.kind, long.iterations, len(long.x)) == ("DDPM, longer", "geometric",
+                                                                    60, 12)
+    assert {p.iterations for p in short} == {24} and {p.name for p in short} == {"DDPM"}
+    same = next(p for p in short if p.kind == "geometric")
+    assert torch.equal(long.x[:10], same.x)
 
 
 def test_a_row_is_the_descent_of_its_picture(path_parts):
@@ -100,6 +116,20 @@ def test_a_row_is_the_descent_of_its_picture(path_parts):
     assert rows.straightness.to_numpy() == pytest.approx(path.straightness.numpy(), abs=1e-4)
     assert rows["last"].to_numpy() == pytest.approx(path.loss[-1].numpy(), abs=1e-4)
     assert (rows.arc <= rows.length + 1e-4).all() and (rows.graded > 0.99).all()
+    with torch.no_grad():
+        ends = descent.decoder(zoo.load("zero", steps=2), range(3))(path.z[-1])
+    assert rows.reached.tolist() == kind.reached(ends).int().tolist()
+
+
+def test_the_control_walks_to_the_latent_of_the_shifted_picture(path_parts):
+    part = path_parts[T.TRUE]
+    assert len(part.x) == T.TRULY and len(path_parts["geometric"].x) == 3
+    rows = replace(part, x=part.x[:4]).run()
+    m = zoo.load("zero", steps=2)
+    a, b = (m.encode(v)["noise"] for v in (part.x[:4], descent.shift(part.x[:4], 8)))
+    assert rows.arc.to_numpy() == pytest.approx(descent.sphere.angle(a, b).numpy(), abs=1e-4)
+    assert (rows.straightness == 1).all() and (rows.reached == 1).all()
+    assert (rows.graded < 0.867).all()                               # pixels: one jump
 
 
 def test_a_picture_does_not_see_its_batch(path_parts):
@@ -173,7 +203,8 @@ def test_your_own_model_and_pictures_walk_the_same_code(gan, tmp_path):
     assert len(todo["parallelism_angles"][1].run()) == 33
     assert [p.edit for p in todo["parallelism_global"]] == list(P.PRINTED)
     assert len(todo["parallelism_global"][0].x) == 4 == len(todo["parallelism_global"][0].new)
-    assert [p.kind for p in todo["parallelism_paths"]] == list(descent.KINDS)
+    assert [p.kind for p in todo["parallelism_paths"]] == [*descent.KINDS, T.TRUE,
+                                                              "geometric"]
     bundled = T.own_parts(str(tmp_path / "pipeline"), n=4)["parallelism_angles"]
     assert [p.name for p in bundled] == [T.GIVEN] * 2                # a GAN of 16 px cannot see them
 
