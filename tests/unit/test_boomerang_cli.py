@@ -8,28 +8,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from difftools import boomerang, boomerang_files, cli, data, images, zoo
+import command_line
+from command_line import photos_in
+from difftools import boomerang, boomerang_files, images, zoo
 from difftools.images import to_uint8
 
 
 def call(capsys, *argv):
     """(exit status, stdout, stderr) of `difftools boomerang ARGV`."""
-    try:
-        cli.main(["boomerang", *(str(a) for a in argv)])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
-    return status, out, err
+    return command_line.call(capsys, "boomerang", *argv)
 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, x in enumerate(to_uint8(data.domain("animals", 2))):
-        Image.fromarray(x).resize((48, 40)).save(folder / f"animal{i}.png")
-    return folder
+    return photos_in(tmp_path / "photos", 2)
 
 
 def test_help_teaches(capsys):

@@ -13,29 +13,15 @@ from safetensors.torch import load_file
 
 import gan_files
 import official_files
+from command_line import call, photos_in
 
-from difftools import cli, data, zoo
+from difftools import zoo
 from difftools.images import to_uint8
-
-
-def call(capsys, *argv):
-    """(exit status, stdout, stderr) of `difftools ARGV`."""
-    try:
-        cli.main([str(a) for a in argv])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
-    return status, out, err
 
 
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, x in enumerate(to_uint8(data.domain("animals", 2))):
-        Image.fromarray(x).resize((48, 40)).save(folder / f"animal{i}.png")
-    return folder
+    return photos_in(tmp_path / "photos", 2)
 
 
 @pytest.mark.parametrize(

@@ -8,30 +8,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from difftools import cli, data, unseen, zoo
+from command_line import call, photos_in
+from difftools import unseen, zoo
 from difftools.code import Code, noise
 from difftools.images import to_uint8
 from difftools.unseen_files import _drawn, unseen_files
 
 
-def call(capsys, *argv):
-    """(exit status, stdout, stderr) of `difftools ARGV`."""
-    try:
-        cli.main([str(a) for a in argv])
-        status = 0
-    except SystemExit as stop:
-        status = stop.code or 0
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
 @pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, x in enumerate(to_uint8(data.domain("animals", 8))):
-        Image.fromarray(x).resize((48, 40)).save(folder / f"animal{i}.png")
-    return folder
+    return photos_in(tmp_path / "photos", 8)
 
 
 EXACT = ("--model", "gaussian-vehicles32", "--steps", 6)
