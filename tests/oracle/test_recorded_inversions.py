@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 from difftools import inversion_table as tables
-from difftools import parallelism_tables, results
+from difftools import boomerang_tables, parallelism_tables, results
+from oracle.test_recorded_few_shot import TABLES as FEW
 from oracle.test_recorded_geodesics import TABLES as ROADS
 from oracle.test_recorded_tables import TABLES, first_images, seed
 from oracle.test_recorded_traversal import NAME as REPAIRS
+from oracle.test_recorded_unseen import TABLES as UNSEEN
 
 RACING = ("animals", "quickdraw", "emoji", "textures")
 # name -> (its parts, the columns that name a line, tolerances of the medians)
@@ -35,7 +37,8 @@ SHIPPED = {
 
 
 def test_every_table_that_ships_is_looked_after():
-    known = {*SHIPPED, *TABLES, *ROADS, *parallelism_tables.TABLES, REPAIRS}
+    known = {*SHIPPED, *TABLES, *ROADS, *parallelism_tables.TABLES, REPAIRS, *FEW, *UNSEEN,
+             *boomerang_tables.TABLES}
     for kind in ("csv", "json"):
         assert {f.stem for f in results.FOLDER.glob(f"*.{kind}")} == known
 
