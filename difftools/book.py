@@ -199,7 +199,7 @@ def record(chapter: str, root: Path = ROOT) -> None:
     nbformat.validate(nb)
     _write(_path(chapter, root), nbformat.writes(nb) + "\n")
     _write(root / "data" / "expected" / f"{chapter}.json",
-           json.dumps(expected, indent=1, ensure_ascii=False) + "\n")
+           json.dumps(expected, indent=0, ensure_ascii=False) + "\n")
     _write(root / "book" / "scoreboard.md", scoreboard(root))
     if chapter == FRONT[0]:
         (root / FRONT[2]).write_bytes(figure(nb, FRONT[1]))

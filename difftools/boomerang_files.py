@@ -14,9 +14,18 @@ from safetensors.torch import save_file
 from . import boomerang as fly
 from . import images as im
 from . import metrics, zoo
+from .diffusion.latent import LatentDiffusion
 from .invert import ENLARGED
 
 SHARE, RUNS, STEPS = 0.4, 8, 20  # t, runs of each image, steps of a walk
+COLUMNS = {
+    "psnr_db": "mean PSNR of the runs against the image, dB",
+    "distance": "mean squared distance per value, -1 to 1, of the runs from the image",
+    "between_runs": "the same of two runs from each other; for a picture of the model's own kind "
+                    "up to twice the distance close to it, and no more than it where none is left",
+    "twice_error": "twice the error of one denoising of the image at t: the distance that theory "
+                   "expects of a long stochastic walk; one of few steps ends closer",
+}
 
 
 def boomerang_files(
@@ -25,13 +34,16 @@ def boomerang_files(
     guidance: float = 7.5,
 ) -> dict:
     """Fly an image file or folder; writes pictures, latents, report and sheet, returns the report:
-    `level`, what t means, and `images`, one row each.
+    `level`, what t means, `images`, one row each, and `columns`, how to read them.
 
     Raises before any work on a bad model, path or setting; `out` must be new or empty, and stays
     untouched if anything fails. prompt, guidance: for Stable Diffusion alone. Built in: boomerang.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not an empty folder: choose another with --out")
+    if not 0 < t <= 1:
+        raise ValueError(f"t is the share of the noise schedule, above 0 and at most 1, got {t:g}: "
+                         "t = 0 is the image itself, t = 1 a picture that the model draws")
     if n < 1:
         raise ValueError(f"n is the number of runs of each image, 1 or more, got {n}")
     m = load(model, prompt, guidance)
@@ -49,7 +61,14 @@ def boomerang_files(
         "evaluations": len(nodes),
         "preparation": f"centre square, resized to {m.size} px, RGB; transparency on white",
         "images": [row(name, x[i], back[:, i]) for i, name in enumerate(names)],
+        "columns": COLUMNS,
     }
+    if isinstance(m, LatentDiffusion):  # the error is one of latents
+        report["columns"] = {k: v for k, v in COLUMNS.items() if k != "twice_error"}
+    else:
+        errors = fly.denoised_error(m, x, t, range(seed, seed + len(x)))
+        for one, error in zip(report["images"], errors):
+            one["twice_error"] = round(2 * float(error), 5)
     _write(out, names, x, back, latents(m, x, t, n, seed), report)
     return report
 

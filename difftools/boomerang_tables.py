@@ -7,6 +7,7 @@ Built in: boomerang.
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ T, MIDDLE, LOW = (0.2, 0.4, 0.6, 0.8), 0.4, 0.2
 STEPS = 10  # of a walk
 EXACT = 250  # where steps cost nothing
 RUNS = {0.8: 24}  # of each draw, else 6: few directions count at this level
-SEEDS = 6  # of a training
+TRAININGS, LARGEST_TRAININGS, FOLDS = 16, 24, 8  # halves both ways; all pictures in 8 folds
 BUNDLED = "bundled vehicles"
 
 
@@ -73,22 +74,37 @@ class Pictures:
         return tuple(torch.cat(h) for h in halves)
 
 
+def _labels(name: str, rows: np.ndarray) -> Tensor:
+    """Classes of rows of a set, as indices into `data.VEHICLES`."""
+    names = data.classes(name)
+    return torch.tensor([data.VEHICLES.index(names[k]) for k in data.labels(name)[rows]])
+
+
 @lru_cache(maxsize=1)
 def vehicles() -> Pictures:
     """The bundled CIFAR-10 test vehicles, 128 of each class, in the order of `data.domain`."""
-    at = data.pick(len(data.load("vehicles")), None, 0)
-    names = data.classes("vehicles")
-    y = [data.VEHICLES.index(names[k]) for k in data.labels("vehicles")[at]]
-    return Pictures(BUNDLED, data.domain("vehicles"), torch.tensor(y), data.VEHICLES)
+    y = _labels("vehicles", data.pick(len(data.load("vehicles")), None, 0))
+    return Pictures(BUNDLED, data.domain("vehicles"), y, data.VEHICLES)
+
+
+@lru_cache(maxsize=1)
+def everything() -> Pictures:
+    """All bundled CIFAR-10 test photographs with a class of their own, ten of them: 512 vehicles,
+    256 animals without horses, and 300 horses.
+    """
+    own = vehicles()
+    more = {k: data.domain("animals", only=[k]) for k in ("bird", "cat", "deer", "dog", "frog")}
+    more["horse"] = data.domain("horses")
+    y = [torch.full((len(v),), k) for k, v in enumerate(more.values(), len(own.classes))]
+    return Pictures("bundled photographs", torch.cat([own.x, *more.values()]),
+                    torch.cat([own.y, *y]), (*own.classes, *more))
 
 
 def training_vehicles() -> Pictures:
     """All 20,000 training vehicles of CIFAR-10, fetched: for the regime of much data."""
-    names = data.classes("cifar10-train")
     rows = data._rows("cifar10-train", data.VEHICLES)
-    y = [data.VEHICLES.index(names[k]) for k in data.labels("cifar10-train")[rows]]
     x = images.to_float(data.load("cifar10-train")[rows])
-    return Pictures("training vehicles", x, torch.tensor(y), data.VEHICLES)
+    return Pictures("training vehicles", x, _labels("cifar10-train", rows), data.VEHICLES)
 
 
 def labelled(source: str | Path, size: int) -> Pictures:
@@ -605,23 +621,37 @@ def fit(
     return net.eval().requires_grad_(False)
 
 
-@lru_cache(maxsize=16)
+def fold(pictures: Pictures, number: int, parts: int = 2) -> tuple[Tensor, Tensor]:
+    """Indices to train on and to test on, class by class: of `parts` random parts one is tested,
+    each in turn, then comes another draw. Number 0 of two parts is `Pictures.split` 0.
+    """
+    gen, train, test = generator(number // parts, "data"), [], []
+    for k in range(len(pictures.classes)):
+        at = (pictures.y == k).nonzero()[:, 0]
+        own = list(at[torch.randperm(len(at), generator=gen)].tensor_split(parts))
+        test.append(own.pop(parts - 1 - number % parts))
+        train += own
+    return torch.cat(train), torch.cat(test)
+
+
+@lru_cache(maxsize=32)
 def teacher(pictures: Pictures, seed: int, steps: int) -> Net:
     """A classifier of the originals, which labels pictures that have no label."""
-    train, _ = pictures.split(0)
+    train, _ = fold(pictures, seed)
     return fit(pictures.x[train], pictures.y[train], len(pictures.classes), seed, steps=steps)
 
 
 @dataclass(frozen=True)
 class TrainPart:
-    """One training: an arm and a seed; all train on one half of the pictures and are tested on the
-    other, those of `ReleasePart`.
+    """One training: an arm and a number, which is its seed and its draw of the pictures (`fold`);
+    tested on the pictures that it was not to see.
     """
 
     arm: Arm
     seed: int
     pictures: Pictures
     steps: int = 200
+    parts: int = 2
 
     @property
     def label(self) -> str:
@@ -632,10 +662,11 @@ class TrainPart:
     def key(self) -> str:
         """Hash of all that decides the part."""
         code = results.code_version(("code", "boomerang", "diffusion", "nets", "gan"), (
-            Pictures, Flights, filed, drawn, _drawn, Arm, Net, shifted, fit, teacher, TrainPart))
+            Pictures, Flights, filed, drawn, _drawn, Arm, Net, shifted, fit, fold, teacher,
+            TrainPart))
         models = [m for m in (self.arm.model,) if m]
         return results.key(label=self.label, arm=self.arm, x=self.pictures.x, y=self.pictures.y,
-                           code=code, steps=(self.steps, STEPS, COPIES),
+                           code=code, steps=(self.steps, STEPS, COPIES), parts=self.parts,
                            weights=[inversion_table.weights_of(m) for m in models])
 
     def given(self, train: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -645,7 +676,8 @@ class TrainPart:
         if a.kind == "back":
             x = flights(a.model, p, a.t).at(train)
         if a.kind == "drawn":
-            x, y = drawn(a.model, len(train), len(p.classes))
+            x, y = drawn(a.model, len(p.x), len(p.classes))  # as many, and the same share of them
+            x, y = x[train], None if y is None else y[train]
             y = teacher(p, self.seed, self.steps)(x).argmax(1) if y is None else y
         if a.extra:
             extra = torch.stack([flights(a.model, p, a.t, k).at(train) for k in range(COPIES)])
@@ -657,34 +689,90 @@ class TrainPart:
 
     def run(self, device: str = "cpu") -> pd.DataFrame:
         """One row: row (the arm), domain (the seed), image (0), accuracy, mask (which test images
-        were right).
+        were right, as hexadecimal bits).
         """
         p = self.pictures
-        train, test = p.split(0)
+        train, test = fold(p, self.seed, self.parts)
         if self.arm.few:
             own = [(p.y[train] == k).nonzero()[: self.arm.few, 0] for k in range(len(p.classes))]
             train = train[torch.cat(own)]
         x, y, extra = self.given(train)
         net = fit(x, y, len(p.classes), self.seed, self.arm.base, extra, self.steps)
-        right = net(p.x[test]).argmax(1) == p.y[test]
+        right = (net(p.x[test]).argmax(1) == p.y[test]).numpy()
         return pd.DataFrame([{"row": self.arm.name, "domain": f"seed {self.seed}", "image": 0,
-                              "accuracy": round(float(right.double().mean()), 5),
-                              "mask": f"m{to_mask(right)}"}])
+                              "accuracy": round(float(right.mean()), 5),
+                              "mask": f"m{np.packbits(right).tobytes().hex()}"}])
 
 
-def said_right(table: pd.DataFrame, arm: str) -> np.ndarray:
-    """Whether each test image was classified rightly, (seeds, images)."""
-    return np.stack([bits(mask) for mask in table[table.row == arm].sort_values("domain")["mask"]])
+class Digest(str):
+    """What `results.key` takes a tensor for, computed once."""
+
+    __repr__ = str.__str__
+
+
+@lru_cache(maxsize=8)
+def printed(pictures: Pictures) -> Pictures:
+    """A set with digests in place of its images and labels."""
+    x, y = (Digest(hashlib.sha256(v.double().numpy().tobytes()).hexdigest())
+            for v in (pictures.x, pictures.y))
+    return replace(pictures, x=x, y=y)
+
+
+class Training(TrainPart):
+    """A `TrainPart` whose key does not hash the same images again for each of hundreds."""
+
+    @property
+    def key(self) -> str:
+        """That of `TrainPart`."""
+        return TrainPart.key.fget(replace(self, pictures=printed(self.pictures)))
+
+
+def said_right(table: pd.DataFrame, arm: str, pictures: Pictures, parts: int = 2) -> np.ndarray:
+    """Whether each image was classified rightly, (trainings, images); NaN where not tested."""
+    masks = table[table.row == arm].set_index("domain")["mask"]
+    out = np.full((len(masks), len(pictures.y)), np.nan)
+    for k, own in enumerate(out):
+        test = fold(pictures, k, parts)[1].numpy()
+        packed = np.frombuffer(bytes.fromhex(masks[f"seed {k}"][1:]), np.uint8)
+        own[test] = np.unpackbits(packed, count=len(test))
+    return out
 
 
 def two_way(values: np.ndarray, draws: int = 999, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high) of values (seeds, images): 95 % bootstrap over seeds and images at once, so
-    that it speaks about other trainings and other test images. Source: Owen 2007.
+    """(mean, low, high) of values (trainings, images), NaN where there is none: 95 % bootstrap over
+    trainings and images at once, so that it speaks about other ones of both. Source: Owen 2007.
     """
-    rng, (s, n) = np.random.default_rng(seed), values.shape
-    ws, wn = (rng.multinomial(k, [1 / k] * k, draws) / k for k in (s, n))
-    low, high = np.quantile(((ws @ values) * wn).sum(1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    rng, there = np.random.default_rng(seed), ~np.isnan(values)
+    ws, wn = (rng.multinomial(k, [1 / k] * k, draws) / k for k in values.shape)
+    total, count = (((ws @ v) * wn).sum(1) for v in (np.nan_to_num(values), there.astype(float)))
+    return float(np.nanmean(values)), *map(float, np.quantile(total / count, [0.025, 0.975]))
+
+
+def components(values: np.ndarray) -> tuple[float, float, float]:
+    """Variances of values (trainings, images), NaN where there is none: between trainings, between
+    images, and the rest; by cross-products, which have no bias and may come out negative.
+    """
+    there, c = ~np.isnan(values), np.nan_to_num(values - np.nanmean(values))
+    own = []
+    for axis in (1, 0):  # cross-products within a training, within an image
+        n = there.sum(axis)
+        own.append((c.sum(axis) ** 2 - (c**2).sum(axis)).sum() / (n * (n - 1)).sum())
+    return float(own[0]), float(own[1]), float((c**2).sum() / there.sum() - sum(own))
+
+
+def decides(values: np.ndarray, power: float = 2.8) -> tuple[float, float, float]:
+    """What would decide the sign of a mean as large as that of values (trainings, images), from
+    their `components`: (the smallest mean that is decided as things are, trainings on these images,
+    inf if no number is enough, how many times as many of both).
+
+    power: 1.96 + 0.84 standard errors, four times in five.
+    """
+    between, own, rest = (max(0.0, v) for v in components(values))
+    (j, n), tested = values.shape, float((~np.isnan(values)).mean())
+    rest /= n * tested
+    now, allowed = between / j + own / n + rest / j, (float(np.nanmean(values)) / power) ** 2
+    more = lambda above, below: above / below if below > 0 else np.inf  # noqa: E731
+    return power * now**0.5, more(between + rest, allowed - own / n), more(now, allowed)
 
 
 # Enlargement
@@ -796,8 +884,8 @@ class SurvivalPart:
 
     def run(self, device: str = "cpu") -> pd.DataFrame:
         """Columns row, domain ("name, t = …"), image; measured and law (share of the difference
-        from the mean that survives; the law is the closed form of the same walk); dot_ and own_ of each
-        band (`slopes`), and said_, what the law says of dot_.
+        from the mean that survives; the law is the closed form of the same walk); dot_ and own_ of
+        each band (`slopes`), and said_, what the law says of dot_.
         """
         m, law = zoo.load(self.model, device), zoo.gaussian_vehicles32().to(torch.float64)
         nodes = fly.way_down(m.denoiser.schedule, self.t, self.steps)
@@ -951,13 +1039,26 @@ def arms(name: str, model: str, gans: dict[str, str], more: bool = True) -> list
 
 def train_parts(
     pictures: Pictures | None = None, name: str = "DDPM", model: str = EMBEDDED["DDPM"],
-    gans: dict[str, str] | None = None, seeds: int = SEEDS, steps: int = 200, solved: bool = True,
+    gans: dict[str, str] | None = None, seeds: int = TRAININGS, steps: int = 200,
+    bundled: bool = True,
 ) -> list[TrainPart]:
-    """All work of the table of classifiers, seed by seed."""
+    """All work of the table of classifiers, training by training.
+
+    bundled: world S too, and augmentation of seven eighths: of the vehicles ("most") and of all
+    bundled photographs, ten classes ("all").
+    """
     p = pictures or vehicles()
     todo = arms(name, model, GANS if gans is None else gans)
-    todo += arms(SOLVED, EMBEDDED[SOLVED], {}, False) if solved else []  # no GANs in world S
-    return [TrainPart(a, seed, p, steps) for a in todo for seed in range(seeds)]
+    todo += arms(SOLVED, EMBEDDED[SOLVED], {}, False) if bundled else []  # no GANs in world S
+    out = [Training(a, seed, p, steps) for a in todo for seed in range(seeds)]
+    if bundled:
+        for which, extras in (("all", ("", "boomerang", "noise")), ("most", ("", "boomerang"))):
+            q = everything() if which == "all" else p
+            todo = [Arm(which, model=k and model, extra=k) for k in extras]
+            todo = [replace(a, name=f"{which} + {a.extra}" if a.extra else which) for a in todo]
+            out += [Training(a, seed, q, steps, FOLDS) for a in todo
+                    for seed in range(LARGEST_TRAININGS)]
+    return out
 
 
 def enlarge_parts(
@@ -996,7 +1097,7 @@ def paper(
     return {"closeness": closeness_parts(systems, cut, judged, n, sets, exact=False),
             "enlarged": enlarge_parts(p, model, n),
             "released": release_parts(p, {name: model}),
-            "trained": train_parts(p, name, model, gans, seeds, steps, solved=False)}
+            "trained": train_parts(p, name, model, gans, seeds, steps, bundled=False)}
 
 
 TABLES = {"boomerang_closeness": closeness_parts, "boomerang_survival": survival_parts,

@@ -461,9 +461,11 @@ def unseen(folder, model, n, kind, t_m, eta, reject, steps, seed, out, as_json):
     Inverts the images of FOLDER to the mixing step, fits a Gaussian to their latents, draws N
     latents from it and decodes them. Writes OUT/samples/*.png, OUT/latents.safetensors,
     OUT/report.json and OUT/sheet.png (two rows of your images, then samples). The report says how
-    near the samples come to your images (KID, beside that of two halves of your images), how new
-    they are (0: copies, 1: as new as one of your images to another), and what share of draws has
-    each geometric property. Unreadable files end the run before anything is written.
+    near the samples come to your images (KID, beside that of draws of the same Gaussian fitted to
+    pixels, and of two halves of your images), how new they are (0: copies, 1: as new as one of
+    your images to another), and what share of draws has each geometric property. A fit needs 4
+    images; below 50 it says little. 64 samples from 60 images of 32 px take about a minute.
+    Unreadable files end the run before anything is written.
 
     \b
     difftools unseen photos/ -n 64

@@ -94,12 +94,17 @@ EMBEDDED = {
     "DDPM": diffusion("ddpm-vehicles32", "on the sphere", "LOL", "along the ODE"),
     "DAE": replace(
         diffusion("dae-vehicles32", "LOL", "along the ODE", "noise only", "semantic only"),
-        pairs={"vehicles": 28, "animals": 12, "emoji": 8, MIXED: 12}),
+        pairs={OWN: 12, "vehicles": 28, "animals": 12, "emoji": 8, MIXED: 12}),
     "D2C": diffusion("d2c-vehicles32"),
+    "LDM": replace(
+        diffusion("ldm-vehicles32"),
+        pairs={OWN: 16, "vehicles": 16, "animals": 8, "emoji": 8, MIXED: 8}),
     "W": replace(gan("stylegan2-vehicles32", "w"),
                  pairs={OWN: 16, "vehicles": 32, "animals": 16, "emoji": 8, MIXED: 12}),
     "W+": replace(gan("stylegan2-vehicles32", "w_plus", 150),
                   pairs={OWN: 16, "vehicles": 40}),
+    "W+ 300 steps": replace(gan("stylegan2-vehicles32", "w_plus"),
+                            pairs={"vehicles": 24, "animals": 12, "emoji": 8, MIXED: 12}),
 }
 GRADED = ("zero network", "exact Gaussian", "DDPM", "DAE", "D2C")
 

@@ -23,7 +23,8 @@ from .perceptual import lpips
 
 FEW = 4  # images behind the column `few`, which a spot check computes again
 SHUFFLES = 5  # permutations that are averaged
-COUNTS, FIT, ONCE = (1, 4, 16, 64), 64, 16  # pairs of a global direction; where all ways are tried
+COUNTS, FIT, NEW = (1, 2, 4, 8, 16, 32, 64), 64, 32  # pairs of a global direction, new pictures
+ONCE = 16  # pairs where all ways are tried
 SHOWN = 5  # pictures of a strip
 TRUE, TRULY = "true shift", 32  # the control without a descent, and its bundled pictures
 LONGER, LONG = "{}, longer", (12, 60)  # geometric descents that are given time: pictures, steps
@@ -33,15 +34,15 @@ ROOMS = ("code", "diffusion", "gan", "nets", "images", "sphere", "parallelism")
 
 @dataclass(frozen=True)
 class System:
-    """A model, its settings, the parts of its code that are read, how many images, and whether
-    sunglasses are among the edits.
+    """A model, its settings, the parts of its code that are read, how many images, and how many
+    pairs of avatars get sunglasses (0: as many).
     """
 
     model: str
     parts: tuple[str, ...] = ("noise",)
     n: int = 32
     settings: dict = field(default_factory=lambda: {"steps": 10})
-    sunglasses: bool = True
+    glasses: int = 0
 
     def load(self, device: str = "cpu") -> zoo.LatentModel:
         """The model with its settings."""
@@ -49,8 +50,7 @@ class System:
 
 
 def _gan(recipe: str, steps: int, n: int, *parts: str, model: str = "stylegan2-vehicles32"):
-    settings = {"recipe": recipe, "steps": steps}
-    return System(model, parts, n, settings, sunglasses=recipe != "sphinx")  # it is slow
+    return System(model, parts, n, {"recipe": recipe, "steps": steps}, glasses=12)
 
 
 EMBEDDED = {
@@ -93,7 +93,7 @@ class AnglePart:
     def key(self) -> str:
         """Hash of all that decides the part: code, weights, settings, images, seeds."""
         return _key(self, x=self.x, edits=list(self.edits), y=torch.cat([*self.edits.values()]),
-                    code=code_of(AnglePart))
+                    code=code_of(type(self)))
 
     def run(self, device: str = "cpu") -> pd.DataFrame:
         """A row for each part of the code, edit and definition: row, edit, definition; value, low,
@@ -126,6 +126,43 @@ def _read(f, p: Pairs) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class SteadyPart(AnglePart):
+    """The same, with an interval of `halves` whose splits stay when an image is left out."""
+
+    def run(self, device: str = "cpu") -> pd.DataFrame:
+        """The rows of an `AnglePart`; low and high of the definition "halves" by `steady`."""
+        rows, m, seeds = super().run(device), self.system.load(device), range(len(self.x))
+        source = m.encode(self.x, seeds)
+        for edit, y in self.edits.items():
+            target = m.encode(y, seeds)
+            for part in self.system.parts:
+                which = {"row": name_of(self.name, self.system, part), "edit": edit,
+                         "definition": "halves"}
+                at = (rows[list(which)] == pd.Series(which)).all(axis=1)
+                rows.loc[at, ["low", "high"]] = steady(angles.pairs(source[part], target[part]))
+        return rows.round(4)
+
+
+def steady(p: Pairs) -> tuple[float, float]:
+    """Jackknife interval of `halves` over images: its splits stay when an image is left out.
+
+    The general `jackknife` draws new splits each time, and their noise widens the interval.
+    """
+    G, n, rng = p.displacements, len(p), np.random.default_rng(0)
+    side = np.argsort([rng.permutation(n) for _ in range(angles.SPLITS)], 1) < n // 2
+
+    def mean_angle(keep):
+        a, b = (side & keep).astype(float), (~side & keep).astype(float)  # (splits, n)
+        aa, ab, bb = ((u @ G * v).sum(1) for u, v in ((a, a), (a, b), (b, b)))
+        return np.arccos(np.clip(ab / np.sqrt(np.maximum(aa * bb, angles.TINY)), -1, 1)).mean()
+
+    every = mean_angle(np.full(n, True))
+    left = np.array([mean_angle(np.arange(n) != i) for i in range(n)])
+    low, high = metrics.t_interval(n * every - (n - 1) * left)  # pseudo-values
+    return every - (high - low) / 2, every + (high - low) / 2
+
+
+@dataclass(frozen=True)
 class GlobalPart:
     """The mean direction of pairs (x, y), brought to other pictures whose true edit is known."""
 
@@ -146,36 +183,48 @@ class GlobalPart:
     def key(self) -> str:
         """Hash of all that decides the part: code, weights, settings, images, seeds."""
         return _key(self, images=torch.cat([self.x, self.y, self.new, self.true]),
-                    code=code_of(GlobalPart))
+                    counts=(COUNTS, ONCE), code=code_of(GlobalPart))
 
     def run(self, device: str = "cpu") -> pd.DataFrame:
-        """A row for each space, way, number of pairs and new picture: row, edit, space, way, pairs,
-        image; psnr (dB, clipped) and lpips to the true edit; picture, for the first image.
+        """A row for each new picture: row, edit, image; for each space, way and number of pairs
+        its PSNR to the true edit (dB, clipped) in a column "psnr, SPACE, WAY, PAIRS", see
+        `by_pairs`, and for the mean of 16 pairs "lpips, SPACE"; picture, for the first image.
 
-        Spaces: "none", the unedited picture; "pixels", the same ways without a model; "latents".
+        Spaces: "none", the unedited picture; "pixels", the same ways without a model; "latents",
+        with 0 pairs inverted and decoded alone.
         """
         m, n = self.system.load(device), len(self.x)
         s, t = m.encode(self.x, range(n)), m.encode(self.y, range(n))
         z = m.encode(self.new, range(n, n + len(self.new)))
-        made = {("none", "no edit", 0): self.new}
+        made = {("none", "no edit", 0): self.new, ("latents", "mean", 0): m.decode(z)}
         for k in sorted({min(k, n) for k in COUNTS}):
             for way in angles.WAYS if k == min(ONCE, n) else ("mean",):
                 made["pixels", way, k] = angles.move(self.new, self.x[:k], self.y[:k], way)
                 parts = {p: angles.move(z[p], s[p][:k], t[p][:k], way) for p in self.system.parts}
                 made["latents", way, k] = m.decode(code.Code(parts, z.geometry, z.seeds))
-        found = [self._compare(*which, v.to(self.true)) for which, v in made.items()]
-        return pd.concat(found, ignore_index=True)
+        return self._compare({which: v.to(self.true) for which, v in made.items()})
 
-    def _compare(self, space: str, way: str, k: int, made: Tensor) -> pd.DataFrame:
-        table = pd.DataFrame({
-            "row": self.name, "edit": self.edit, "space": space, "way": way, "pairs": k,
-            "image": range(len(made)),
-            "psnr": metrics.psnr(self.true, made, clip=True).numpy(),
-            "lpips": lpips(self.true, made.clamp(-1, 1)).numpy(),
-        }).round(4)
-        keep = way in ("no edit", "mean") and k in (0, min(ONCE, len(self.x)))
-        table["picture"] = [to_text(made[0]) if keep and not i else "" for i in table.image]
-        return table
+    def _compare(self, made: dict[tuple[str, str, int], Tensor]) -> pd.DataFrame:
+        table = pd.DataFrame({"row": self.name, "edit": self.edit, "image": range(len(self.new))})
+        for (space, way, k), v in made.items():
+            near = metrics.psnr(self.true, v, clip=True).numpy().round(2)
+            table[f"psnr, {space}, {way}, {k}"] = near
+            if space == "none" or (way, k) == ("mean", min(ONCE, len(self.x))):
+                table[f"lpips, {space}"] = lpips(self.true, v.clamp(-1, 1)).numpy().round(4)
+        shown = to_text(made["latents", "mean", min(ONCE, len(self.x))][0])
+        return table.assign(picture=[shown] + [""] * (len(table) - 1))
+
+
+def by_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of global directions with a row for each row, edit, image, space, way and number
+    of pairs; psnr (dB) and gain, what it is above that of no edit.
+    """
+    columns = [c for c in table if c.startswith("psnr")]
+    long = table.melt(["row", "edit", "image"], columns, "which", "psnr").dropna()
+    long[["space", "way", "pairs"]] = long.pop("which").str.split(", ", expand=True).iloc[:, 1:]
+    none = table.set_index(["row", "edit", "image"])["psnr, none, no edit, 0"].rename("none")
+    long = long.astype({"pairs": int}).join(none, on=none.index.names)
+    return long.assign(gain=long.psnr - long.pop("none"))
 
 
 @dataclass(frozen=True)
@@ -254,8 +303,12 @@ def _key(part: HeavyPart, **facts: object) -> str:
 
 def code_of(kind: type) -> str:
     """Hash of the code that decides a row."""
-    more = {AnglePart: (_read, name_of), GlobalPart: (GlobalPart._compare, metrics.psnr),
-            PathPart: (strip, metrics.psnr)}[kind]
+    more = {
+        AnglePart: (_read, name_of),
+        SteadyPart: (AnglePart.run, _read, name_of, steady, metrics.t_interval),
+        GlobalPart: (GlobalPart._compare, metrics.psnr),
+        PathPart: (strip, metrics.psnr),
+    }[kind]
     rooms = (*ROOMS, *(("descent",) if kind is PathPart else ()))
     return results.code_version(rooms, (kind.run, *more))
 
@@ -288,33 +341,31 @@ def angle_parts(
     """
     out = []
     for name, s in systems.items():
+        kind = AnglePart if "recipe" in s.settings else SteadyPart
         count = n or s.n
         x = _pictures(s.load(), folder, count)
         count = count if x is None else len(x)
         both = {k: edited(k, count, x) for k in EDITS}
-        out.append(AnglePart(name, s, both["blur"][0], {k: y for k, (_, y) in both.items()}))
-        if x is None and s.sunglasses:
-            x, y = edited(SUNGLASSES, count)
-            out.append(AnglePart(name, s, x, {SUNGLASSES: y}))
+        out.append(kind(name, s, both["blur"][0], {k: y for k, (_, y) in both.items()}))
+        if x is None:
+            x, y = edited(SUNGLASSES, n or s.glasses or s.n)
+            out.append(kind(name, s, x, {SUNGLASSES: y}))
     return out
 
 
-MOVERS = {"DDPM": EMBEDDED["DDPM"]}
+MOVERS = {k: EMBEDDED[k] for k in ("DDPM", "DAE", "D2C")}
 
 
 def global_parts(
-    systems: dict[str, System] = MOVERS, fit: int = FIT, new: int = 10, folder: str | Path = "",
+    systems: dict[str, System] = MOVERS, fit: int = FIT, new: int = NEW, folder: str | Path = "",
 ) -> list[GlobalPart]:
-    """All work of the table of global directions: `fit` pairs for the first system and 16 at most
-    for the others, `new` other pictures.
-    """
+    """All work of the table of global directions: `fit` pairs and `new` other pictures."""
     out = []
     for name, s in systems.items():
-        n = fit if not out or out[0].name == name else min(fit, ONCE)
-        x = _pictures(s.load(), folder, n + new)
-        n = n if x is None else min(n, len(x) // 2)
+        x = _pictures(s.load(), folder, fit + new)
+        n = fit if x is None else min(fit, len(x) // 2)
         for edit in MOVED if x is None else PRINTED:
-            a, b = edited(edit, n + new if x is None else len(x), x)
+            a, b = edited(edit, fit + new if x is None else len(x), x)
             out.append(GlobalPart(name, s, edit, a[:n], b[:n], a[n:], b[n:]))
     return out
 
@@ -355,7 +406,7 @@ GIVEN = "the given model"
 
 def own_parts(
     model: str, folder: str | Path = "", n: int = 32, steps: int = 10, gan_steps: int = 0,
-    fit: int = FIT, new: int = 10, iterations: int = 24, paths: int = 10,
+    fit: int = FIT, new: int = NEW, iterations: int = 24, paths: int = 10,
 ) -> dict[str, list[HeavyPart]]:
     """The same work for a model of yours and for the official ones on this machine, by table; on a
     folder of pictures, or on bundled ones for models of 32 px.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +19,7 @@ FREE = tuple(f"difftools{room}" for room in (
     "", ".book", ".claims", ".cli", ".plots", ".provenance", ".register"))
 
 
+@lru_cache(maxsize=None)
 def code_hash(source: str) -> str:
     """Hash of what code does, without comments, layout and docstrings; of text if no Python."""
     try:

@@ -7,6 +7,7 @@ these. Built in: boomerang.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import zoo
 from .diffusion.denoiser import Denoiser
 from .diffusion.latent import LatentDiffusion
 from .diffusion.model import PixelDiffusion
@@ -110,3 +112,20 @@ def load(
     size = side * 2 ** (len(vae.config.block_out_channels) - 1)
     zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
     return LatentDiffusion(KL(vae), diffusion, (3, size, size), zero, one, name=folder.name)
+
+
+def entered(folder: str | Path, prompt: str, guidance: float = 7.5) -> str:
+    """The name under which the zoo has Stable Diffusion from a folder, told a prompt, from now on:
+    tables ask for models by name.
+
+    The name holds a hash of all weights, so a table that rests on other ones is stale. Built in:
+    boomerang.
+    """
+    folder, own = Path(folder).expanduser(), hashlib.sha256()
+    for file in sorted(f for p in PARTS for f in (folder / p).glob("*") if f.is_file()):
+        with file.open("rb") as f:
+            own.update(hashlib.file_digest(f, "sha256").digest())
+    name = f"{folder.name}, {prompt!r}, guidance {guidance:g}, {own.hexdigest()[:12]}"
+    zoo.MODELS[name] = zoo.Entry("STABLE DIFFUSION", "P", name,
+                                 lambda net, config: load(folder, prompt, guidance))
+    return name

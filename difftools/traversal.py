@@ -8,11 +8,9 @@ all. Built in: nonlinear_traversal.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
@@ -28,6 +25,7 @@ from . import data, images, inversion_table, metrics, results, sphere, zoo
 from .code import Code
 from .code import noise as draws
 from .gaussians import Gaussian
+from .inversion_table import to_text
 from .perceptual import lpips
 
 ALPHAS = np.logspace(0, 6, 13)  # of ridge regressions; leave-one-out picks one
@@ -159,8 +157,8 @@ class Recipe:
     def __post_init__(self):
         if self.reading not in ("latent", "step"):
             raise ValueError(f"reading must be 'latent' or 'step', got {self.reading!r}")
-        if min(self.epochs, self.batch, self.hidden, self.width) < 1:
-            raise ValueError(f"epochs, batch, hidden and width must be 1 or more: {self}")
+        if min(self.epochs + 1, self.batch, self.hidden, self.width) < 1:
+            raise ValueError(f"epochs must be 0 or more, batch, hidden and width 1: {self}")
 
 
 def mlp(d: int, hidden: int = 512, width: int = 256) -> nn.Sequential:
@@ -204,6 +202,30 @@ class ConvMap(nn.Module):
         return x + self.last(y)
 
 
+class LatentConv(nn.Module):
+    """A step (B, d) -> (B, d) that starts at zero: a `ConvMap` over the largest part of a latent,
+    whose side is a multiple of 16, and a linear map over the other parts.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]):
+        super().__init__()
+        sizes = [math.prod(s) for s in shapes.values()]
+        self.sizes, self.at = sizes, sizes.index(max(sizes))
+        self.shape = list(shapes.values())[self.at]
+        self.conv, rest = ConvMap(self.shape[0]), sum(sizes) - max(sizes)
+        self.rest = nn.Linear(rest, rest)
+        nn.init.zeros_(self.rest.weight)
+        nn.init.zeros_(self.rest.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(x.split(self.sizes, 1))
+        whole = parts.pop(self.at).unflatten(1, self.shape)
+        rest = self.rest(torch.cat([*parts, x[:, :0]], 1))
+        out = list(rest.split(self.sizes[: self.at] + self.sizes[self.at + 1 :], 1))
+        return torch.cat([*out[: self.at], (self.conv(whole) - whole).flatten(1),
+                          *out[self.at :]], 1)
+
+
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A network whose start depends on a seed alone; torch's global generator stays as it is."""
     with torch.random.fork_rng(devices=[]):
@@ -222,28 +244,37 @@ def angle(a: Tensor, b: Tensor) -> float:
     return float(sphere.angle(a.double(), b.double()).mean()) * 180 / math.pi
 
 
+def marked(epochs: int) -> list[int]:
+    """Epochs at which a training is looked at: dense at its start, its end among them."""
+    return [*(e for e in range(epochs) if e in (1, 2, 4, 7) or e % 10 == 0), epochs]
+
+
 def train(
     net: nn.Module, f: Callable[[Tensor], Tensor], source: Tensor, target: Tensor, recipe: Recipe,
-    seed: int, held: tuple[Tensor, Tensor],
+    seed: int, held: tuple[Tensor, Tensor], look: Callable[[int], dict] = lambda epoch: {},
 ) -> list[dict]:
     """Descend the mean absolute error of f (a map through `net`) with Adam; (n, ...) each.
 
-    Returns a dict an epoch, the first before training: epoch, loss (of the first 256 pairs), and of
-    the held pairs held (mean absolute error) and angle (degrees). Raises ValueError on unequal numbers of
-    sources and targets, FloatingPointError if the loss is not finite.
+    Returns a dict for each of the `marked` epochs, the first before training: epoch, loss (of the
+    first 256 pairs), of the held pairs held (mean absolute error) and angle (degrees), and what
+    `look` adds. Raises ValueError on unequal numbers of sources and targets, FloatingPointError if
+    the loss is not finite.
     """
     if len(source) != len(target):
         raise ValueError(f"given {len(source)} sources and {len(target)} targets: pairs are needed")
     adam = torch.optim.Adam(net.parameters(), recipe.lr)
-    order, curve = torch.Generator().manual_seed(seed), []
+    order, curve, marks = torch.Generator().manual_seed(seed), [], set(marked(recipe.epochs))
     for epoch in range(recipe.epochs + 1):
-        with torch.no_grad():
-            out = f(held[0])
-            loss = (f(source[:256]) - target[:256]).abs().mean()
-        if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss is {loss} before epoch {epoch}: take a smaller lr")
-        curve.append({"epoch": epoch, "loss": float(loss),
-                      "held": float((out - held[1]).abs().mean()), "angle": angle(out, held[1])})
+        if epoch in marks:
+            with torch.no_grad():
+                out = f(held[0])
+                loss = (f(source[:256]) - target[:256]).abs().mean()
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"the loss is {loss} before epoch {epoch}: take a "
+                                         "smaller lr")
+            curve.append({"epoch": epoch, "loss": float(loss),
+                          "held": float((out - held[1]).abs().mean()),
+                          "angle": angle(out, held[1])} | look(epoch))
         if epoch == recipe.epochs:
             return curve
         for pick in torch.randperm(len(source), generator=order).split(recipe.batch):
@@ -253,17 +284,15 @@ def train(
     return curve
 
 
-def epochs_to(curve: Sequence[float], level: float) -> float:
-    """Epochs until a falling curve is at `level`, linear between epochs; NaN if it never is.
-
-    A level that holds from the start counts as one hundredth of an epoch, so that it has a
-    logarithm.
+def epochs_to(epochs: Sequence[float], curve: Sequence[float], level: float) -> float:
+    """Epochs until a falling curve is at `level`, linear between the epochs that it was looked at;
+    0 if it is there from the start, NaN if it never is.
     """
     for k, now in enumerate(curve):
         if now <= level:
             before = curve[k - 1] if k else now
             part = 1.0 if before == now else (before - level) / (before - now)
-            return max(k - 1 + part, 0.01)
+            return epochs[k - 1] + part * (epochs[k] - epochs[k - 1]) if k else epochs[0]
     return math.nan
 
 
@@ -345,8 +374,11 @@ class Wiener:
 # The table
 
 
-STEPS, PAIRS, HELD, SHOWN, OWN, PICTURES = 8, 256, 64, 20, 8, 3
-NEAR = "near"
+STEPS, PAIRS, HELD, SHOWN, OWN = 8, 256, 64, 20, 8
+NEAR, FAR = "near", "far"
+LESS = 128, 16, 8  # pairs, held out and shown, of rows that stand beside and decide nothing
+FEWER = 64  # of the pairs: would more help?
+LONG, CUT = 100, ("colour", "enlarge 8")  # epochs of a long training, tasks of side rows
 GAN_STEPS, GAN_SHOWN = 300, 8
 DRAWN = 8192  # pairs of a world where they cost nothing
 
@@ -354,14 +386,13 @@ DRAWN = 8192  # pairs of a world where they cost nothing
 @dataclass(frozen=True)
 class Pictures:
     """A set, split: the first `pairs` to train on, the others held out; of these the first `shown`
-    are decoded and judged, and so are the first `own` of the training pictures.
+    are decoded and judged.
     """
 
     name: str
     x: Tensor
     pairs: int = PAIRS
     shown: int = SHOWN
-    own: int = OWN
 
     def __post_init__(self):
         if not 2 <= self.pairs < len(self.x):
@@ -379,6 +410,11 @@ class Pictures:
         """Rows of the held-out pictures that are decoded."""
         return list(range(self.pairs, min(self.pairs + self.shown, len(self.x))))
 
+    def less(self, pairs: int, held: int, shown: int) -> Pictures:
+        """The first of its pairs and of its held-out pictures."""
+        x = torch.cat([self.x[:pairs], self.x[self.pairs : self.pairs + held]])
+        return Pictures(self.name, x, pairs, shown)
+
 
 def near(pairs: int = PAIRS, held: int = HELD) -> Pictures:
     """Photographs that no model was trained on: animals and horses, shuffled."""
@@ -386,27 +422,27 @@ def near(pairs: int = PAIRS, held: int = HELD) -> Pictures:
     return Pictures(NEAR, x[data.pick(len(x), pairs + held, 0)], pairs)
 
 
-def to_text(image: Tensor) -> str:
-    """A small picture (3, H, W) for display, as text: base64 of a WebP that loses a little."""
-    buffer = io.BytesIO()
-    Image.fromarray(images.to_uint8(image[None].clamp(-1, 1))[0]).save(buffer, "WEBP", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()
+def far(pairs: int = LESS[0], held: int = LESS[1], shown: int = LESS[2]) -> Pictures:
+    """Drawings in colour, out of every model's domain: emoji, avatars, pixel art, shuffled."""
+    x = torch.cat([data.domain(name) for name in ("emoji", "avatars", "pixel-art")])
+    return Pictures(FAR, x[data.pick(len(x), pairs + held, 0)], pairs, shown)
 
 
 def judged(x: Tensor, found: Tensor, rows: Sequence[int], task: str) -> pd.DataFrame:
     """Columns image, psnr (dB, clipped as displayed), ssim, lpips of found pictures against x, and
-    where a box is filled pasted, the PSNR with what is known around the box put back.
+    where a box is filled pasted, the PSNR with what is known around the box put back; the first
+    one's `picture`.
     """
     found = found.to(x).clamp(-1, 1)
     kept = found if task != "inpaint" else images.fill_box(x, found, x.shape[-1] // 8)
-    pasted = metrics.psnr(x, kept).numpy().round(3) if task == "inpaint" else np.nan
+    pasted = metrics.psnr(x, kept).numpy().round(2) if task == "inpaint" else np.nan
     return pd.DataFrame({
         "pasted": pasted,
-        "picture": [to_text(v) for v in found],
+        "picture": [to_text(found[0])] + [None] * (len(found) - 1),
         "image": list(rows),
-        "psnr": metrics.psnr(x, found).numpy().round(3),
-        "ssim": metrics.ssim(x, found).numpy().round(4),
-        "lpips": lpips(x, found).numpy().round(4),
+        "psnr": metrics.psnr(x, found).numpy().round(2),
+        "ssim": metrics.ssim(x, found).numpy().round(3),
+        "lpips": lpips(x, found).numpy().round(3),
     })
 
 
@@ -439,25 +475,34 @@ def pairs(
 
 @dataclass(frozen=True)
 class MapPart:
-    """One training of the network on pairs of latents: its curve, and the pictures it returns.
+    """Trainings of a network on pairs of latents, a seed each: their curves, and of the pictures
+    that they return the scores, means over seeds.
 
-    limit: pairs that it is trained on, 0 for all.
+    limit: pairs that it is trained on, 0 for all. looks: epochs at which pictures are judged too,
+    besides the last. own: training pictures that are judged. net: "mlp" or "conv". note: what
+    tells the row from others. picture: whether the table keeps seed 0's first picture. Looks are
+    kept where there is more than one seed or a note. The task "none" maps a latent to itself: an
+    oracle, which is given what it should find.
     """
 
     row: str
     model: str
     pictures: Pictures
     task: str
-    recipe: Recipe
-    seed: int
+    recipe: Recipe = Recipe()
+    seeds: int = 1
     limit: int = 0
     steps: int = STEPS
+    looks: tuple[int, ...] = ()
+    own: int = 0
     net: str = "mlp"
+    note: str = ""
+    picture: bool = False
 
     @property
     def label(self) -> str:
         """For people."""
-        return (f"{self.row}, {self.pictures.name}, {self.task}, {_how(self)}, seed {self.seed}"
+        return (f"{self.row}, {self.pictures.name}, {self.task}, {_how(self)}"
                 + (f", {self.limit} pairs" if self.limit else ""))
 
     @property
@@ -466,32 +511,68 @@ class MapPart:
         return _key(self, what=_model(self.model), code=map_code())
 
     def run(self, device: str = "cpu") -> pd.DataFrame:
-        """Rows of `columns`: an epoch each, then a judged picture each."""
-        p, n = self.pictures, self.limit or self.pictures.pairs
+        """Rows of `columns`: of each seed the looks at its training, then a judged picture each."""
+        found = [self.once(seed, device) for seed in range(self.seeds)]
+        mean = pd.concat([pictures for _, pictures in found]).groupby("image", as_index=False)
+        mean = mean[["psnr", "ssim", "lpips", "pasted"]].mean().round(3)
+        if self.picture:
+            first = found[0][1]
+            mean = mean.merge(first[["image", "picture"]][first.image == self.pictures.pairs],
+                              how="left")
+        curve = pd.concat([curve for curve, _ in found])
+        return _table(self, curve if self.seeds > 1 or self.note else None, mean, self.pictures)
+
+    def once(self, seed: int, device: str = "cpu") -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The curve and the judged pictures of one training."""
+        p, n, rec = self.pictures, self.limit or self.pictures.pairs, self.recipe
         frame, source, target = pairs(self.model, self.steps, p, self.task, device)
-        d, spans = source.shape[1], frame.spans
-        if self.net == "mlp":
-            net = seeded(lambda: mlp(d, self.recipe.hidden, self.recipe.width), self.seed)
-        else:
-            (shape,) = frame.shapes.values()  # of one map
-            net = seeded(lambda: nn.Sequential(
-                nn.Unflatten(1, shape), ConvMap(shape[0]), nn.Flatten()), self.seed)
-        f = as_map(net.to(device), self.recipe, spans)
         source, target = source.to(device), target.to(device)
-        held = source[p.pairs :], target[p.pairs :]
-        curve = train(net, f, source[:n], target[:n], self.recipe, self.seed, held)
-        m, rows = zoo.load(self.model, device, steps=self.steps), p.judged
-        rows = [*range(p.own), *rows] if self.seed == 0 and not self.limit else rows
-        with torch.no_grad():
+        net = seeded(lambda: LatentConv(frame.shapes) if self.net == "conv" else
+                     mlp(source.shape[1], rec.hidden, rec.width), seed)
+        f = as_map(net.to(device), rec, frame.spans)
+        m = zoo.load(self.model, device, steps=self.steps)
+
+        @torch.no_grad()
+        def pictures(rows: list[int]) -> pd.DataFrame:
             found = m.decode(frame.codes(f(source[rows]).cpu(), rows))
-        scores = judged(p.x[rows], found, rows, self.task)
-        return _table(self, pd.DataFrame(curve).round(5), scores, p)
+            return judged(p.x[rows], found, rows, self.task)
+
+        def look(epoch: int) -> dict:
+            if epoch not in (*self.looks, rec.epochs):
+                return {}
+            last.append(pictures(p.judged))
+            return dict(last[-1][["psnr", "ssim", "lpips"]].mean())
+
+        last: list[pd.DataFrame] = []
+        curve = train(net, f, source[:n], target[:n], rec, seed, (source[p.pairs :],
+                      target[p.pairs :]), look)
+        own = [pictures(list(range(self.own)))] if self.own else []
+        curve = pd.DataFrame(curve).round(4).round({"angle": 2, "psnr": 3}).assign(seed=seed)
+        return curve, pd.concat([last[-1], *own])
+
+
+@dataclass(frozen=True)
+class SidePart(MapPart):
+    """The same, of whose looks the table keeps each seed's last: for rows that decide nothing."""
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the part."""
+        code = map_code(), results.code_version((), (SidePart.run,))
+        return _key(self, what=_model(self.model), code=code)
+
+    def run(self, device: str = "cpu") -> pd.DataFrame:
+        """Rows of `columns`: the end of each seed's training, then a judged picture each."""
+        found = super().run(device)
+        return found[found["epoch"].isna() | (found["epoch"] == self.recipe.epochs)]
 
 
 @dataclass(frozen=True)
 class LatentPart:
-    """What the same latents give without a network: the walk there and back, ridge regression, and
-    the linear code of the network's width, given the true latent.
+    """What the same latents give without a network: from a damaged picture the walk there and back
+    and ridge regression; for the task "none", whatever the damage, the original's walk, the mean
+    latent of the training pictures, and the linear code of the network's width, given the true
+    latent.
     """
 
     row: str
@@ -500,6 +581,7 @@ class LatentPart:
     task: str
     width: int = 256
     steps: int = STEPS
+    picture: bool = False  # whether the table keeps the mean latent's
 
     @property
     def label(self) -> str:
@@ -516,15 +598,19 @@ class LatentPart:
         p, rows = self.pictures, self.pictures.judged
         frame, source, target = pairs(self.model, self.steps, p, self.task, device)
         n, m = p.pairs, zoo.load(self.model, device, steps=self.steps)
+        mean = target[:n].mean(0).expand(len(rows), -1)
         found = {
-            "damaged, there and back": source[rows],
             "original, there and back": target[rows],
-            "ridge of latents": ridge(source[:n], target[:n])(source[rows]),
+            "mean latent": mean,
             "true latent, linear code": span(target[:n], self.width)(target[rows]),
+        } if self.task == "none" else {
+            "damaged, there and back": source[rows],
+            "ridge of latents": ridge(source[:n], target[:n])(source[rows]),
         }
         out = []
         for name, v in found.items():
             pictures = judged(p.x[rows], m.decode(frame.codes(v, rows)), rows, self.task)
+            pictures = pictures.drop(columns=["picture"] if name != "mean latent" else [])
             out.append(_table(self, None, pictures, p).assign(how=name))
         return pd.concat(out)
 
@@ -564,8 +650,6 @@ class PixelPart:
         own = span(x[:n].flatten(1), self.width)(x[rows].flatten(1))
         found["true pixels, linear code"] = own.reshape(-1, *x.shape[1:])
         if size == 32:
-            m = zoo.load("linear-vehicles32", numbers=self.width)
-            found["true pixels, linear code of vehicles"] = m.decode(m.encode(x[rows]))
             law = zoo.gaussian_vehicles32()
             found["Gaussian of vehicles"] = Wiener(law, task.measure)(x[rows])
         if self.conv:
@@ -594,7 +678,7 @@ class GANPart:
     @property
     def label(self) -> str:
         """For people."""
-        return f"{self.row}, {self.pictures.name}, {self.task}"
+        return f"{self.row}, {self.pictures.name}, {self.task}, {_how(self)}"
 
     @property
     def key(self) -> str:
@@ -613,6 +697,41 @@ class GANPart:
 
 
 @dataclass(frozen=True)
+class BudgetPart(GANPart):
+    """A recipe's walk with all the steps that its authors give, looked at on the way.
+
+    The recipe slows down towards its last step: a look is no run that stops there.
+    """
+
+    steps: int = 5000
+    shown: int = 4
+    looks: tuple[int, ...] = (75, 300, 1200, 2500, 5000)
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the part."""
+        code = results.code_version(("code", "images", "gan", "nets/stylegan2"),
+                                    (BudgetPart.run, *SHARED))
+        return _key(self, weights=_model(self.model), code=code)
+
+    def run(self, device: str = "cpu") -> pd.DataFrame:
+        """Rows of `columns`: a look at a judged picture each, its epoch the step, its loss the
+        recipe's lowest so far.
+        """
+        p, rows, out = self.pictures, self.pictures.judged[: self.shown], []
+        m = zoo.load(self.model, device, recipe=self.recipe, steps=self.steps,
+                     operator=TASKS[self.task].measure)
+        for state in m.walk(p.x[rows], rows):
+            if state.step in self.looks:
+                now = judged(p.x[rows], m.decode(m.code(state.parts, rows)), rows, self.task)
+                loss = np.asarray(state.best.tolist()).round(4)
+                out.append(now.assign(epoch=state.step, loss=loss))
+            if state.step >= max(self.looks):
+                break
+        return _table(self, None, pd.concat(out), p)
+
+
+@dataclass(frozen=True)
 class SolvablePart:
     """The network in a world where latents are exact, pairs cost nothing and the best answer is
     known: draws of a Gaussian, the latent of x being C^(-1/2)(x − mean).
@@ -622,7 +741,8 @@ class SolvablePart:
     task: str
     recipe: Recipe = Recipe("latent", False, epochs=3)
     drawn: int = DRAWN
-    shown: int = HELD
+    held: int = HELD
+    shown: int = SHOWN
     seed: int = 0
 
     @property
@@ -638,10 +758,10 @@ class SolvablePart:
     def run(self, device: str = "cpu") -> pd.DataFrame:
         """Rows of `columns`, a judged picture each."""
         law, task = zoo.gaussian_vehicles32(), TASKS[self.task]
-        n, n_all = self.drawn, self.drawn + self.shown
+        n, n_all = self.drawn, self.drawn + self.held
         blocks, shape = [range(a, min(a + 256, n_all)) for a in range(0, n_all, 256)], zoo.IMAGE
         z = torch.cat([draws(b, (law.d,), "data") for b in blocks])
-        rows = list(range(n, n_all))
+        rows = list(range(n, n + self.shown))
         x = law.sample(z[rows]).reshape(-1, *shape)
         damage = lambda v: task.picture(law.sample(v).reshape(-1, *shape)).flatten(1)  # noqa: E731
         source = torch.cat([law.whiten(damage(v)) for v in z.split(256)])
@@ -650,7 +770,8 @@ class SolvablePart:
         curve = train(net, f, source[:n], z[:n], self.recipe, self.seed, (source[n:], z[n:]))
         with torch.no_grad():
             back = law.sample(f(source[rows])).reshape(-1, *shape)
-        out = [_table(self, pd.DataFrame(curve).round(5), judged(x, back, rows, self.task), None)]
+        curve = pd.DataFrame(curve).round(4).assign(seed=self.seed)
+        out = [_table(self, curve, judged(x, back, rows, self.task), None)]
         if self.recipe.reading == "latent":
             best = Wiener(law, task.measure)
             found = {"as given": task.picture(x), "best estimate": best(x),
@@ -670,42 +791,45 @@ def _key(part, **facts: object) -> str:
     """Hash of a part's fields, its pictures by value, and of more facts."""
     own = {f.name: getattr(part, f.name) for f in fields(part)}
     if (p := own.pop("pictures", None)) is not None:
-        own |= {"images": p.x, "split": (p.name, p.pairs, p.shown, p.own)}
+        own |= {"images": p.x, "split": (p.name, p.pairs, p.shown)}
     return results.key(kind=type(part).__name__, **own, **facts)
 
 
 def _how(part) -> str:
-    """The reading of a network, its sphere, and what is no `mlp`."""
-    recipe = getattr(part, "recipe", None)
-    if not isinstance(recipe, Recipe):
-        return ""
-    also = ["sphere"] if recipe.sphere else []
-    also += ["conv"] if getattr(part, "net", "") == "conv" else []
-    return ", ".join([recipe.reading, *also])
+    """The reading of a network, its sphere, what is no `mlp`, and a part's note; a GAN's steps."""
+    if isinstance(part, GANPart):
+        return f"{part.steps} steps"
+    recipe, what = getattr(part, "recipe", None), []
+    if isinstance(recipe, Recipe):
+        what = [recipe.reading] + ["sphere"] * recipe.sphere
+        what += ["conv"] * (getattr(part, "net", "") == "conv")
+    return ", ".join(filter(None, [*what, getattr(part, "note", "")]))
 
 
 def _table(part, curve: pd.DataFrame | None, pictures: pd.DataFrame, p: Pictures | None):
-    """Rows of the table: row, domain, task, how, seed, pairs, what (epoch, held or own) and the
-    numbers.
+    """Rows of the table: row, domain, task, how, pairs and the numbers, a judged picture each, or
+    with an epoch a look at the training of a seed, with means over the judged pictures.
     """
     who = {
         "row": part.row, "domain": p.name if p else "draws", "task": part.task, "how": _how(part),
-        "seed": getattr(part, "seed", 0),
         "pairs": getattr(part, "limit", 0) or (p.pairs if p else part.drawn),
     }
-    first = p.pairs if p else 0
-    what = np.where(pictures["image"] < first, "own", "held")
-    keep = (what == "held") & (pictures["image"] < first + PICTURES) & (who["seed"] == 0)
-    keep &= who["pairs"] == (p.pairs if p else 0)
-    found = [pictures.assign(what=what, picture=pictures["picture"].where(keep))]
-    if curve is not None:
-        found = [curve.assign(what="epoch"), *found]
-    rows = pd.concat(found, ignore_index=True)
+    if not getattr(part, "picture", False):
+        pictures = pictures.drop(columns="picture", errors="ignore")
+    rows = pd.concat([pictures] if curve is None else [curve, pictures], ignore_index=True)
     return rows.assign(**who).reindex(columns=COLUMNS)
 
 
-COLUMNS = ["row", "domain", "task", "how", "seed", "pairs", "what", "image", "psnr", "ssim",
-           "lpips", "pasted", "epoch", "loss", "held", "angle", "picture"]
+def kinds(table: pd.DataFrame) -> np.ndarray:
+    """What each row of a table is: "epoch", a look at a training, or a judged picture, "held" out
+    or the training's "own".
+    """
+    picture = np.where(table["image"] < table["pairs"], "own", "held")
+    return np.where(table["epoch"].notna(), "epoch", picture)
+
+
+COLUMNS = ["row", "domain", "task", "how", "pairs", "seed", "epoch", "image", "psnr", "ssim",
+           "lpips", "pasted", "loss", "held", "angle", "picture"]
 SHARED = (Task, enlarge, _shrunk, boxed, around, to_text, judged, _how, _table, lpips, metrics.psnr,
           metrics.ssim)
 
@@ -713,9 +837,9 @@ SHARED = (Task, enlarge, _shrunk, boxed, around, to_text, judged, _how, _table, 
 def map_code() -> str:
     """Hash of the code that decides a row of a map."""
     return results.code_version(("code", "images", "diffusion", "nets", "sphere"), (
-        *SHARED, Frame, on_spheres, Recipe, mlp, ConvMap, seeded, as_map, train, ridge, span,
-        Wiener, codes, pairs, MapPart.run, LatentPart.run, PixelPart.run, SolvablePart.run,
-        Gaussian))
+        *SHARED, Frame, on_spheres, Recipe, mlp, ConvMap, LatentConv, seeded, as_map, marked, train,
+        ridge, span, Wiener, codes, pairs, MapPart.run, MapPart.once, LatentPart.run, PixelPart.run,
+        SolvablePart.run, Gaussian))
 
 
 READINGS = [Recipe(r, s) for r in ("latent", "step") for s in (False, True)]
@@ -726,13 +850,27 @@ SOLVABLE = "exact Gaussian"
 
 def system(
     row: str, model: str, pictures: Pictures, tasks: Iterable[str] = tuple(TASKS), seeds: int = 1,
-    steps: int = STEPS, recipes: Sequence[Recipe] = tuple(READINGS),
+    steps: int = STEPS, recipes: Sequence[Recipe] = tuple(READINGS), kind: type = MapPart,
 ) -> list[MapPart | LatentPart]:
-    """All work on one system's latents of one set."""
-    return [p for t in tasks for p in (
-        *(MapPart(row, model, pictures, t, r, s, steps=steps)
-          for r in recipes for s in range(seeds)),
-        LatentPart(row, model, pictures, t, recipes[0].width, steps),
+    """All work on one system's latents of one set; kind: `MapPart` or `SidePart`."""
+    line = lambda task, picture=False: LatentPart(  # noqa: E731
+        row, model, pictures, task, recipes[0].width, steps, picture)
+    maps = [kind(row, model, pictures, t, r, seeds, steps=steps) for t in tasks for r in recipes]
+    return [line("none", seeds > 1 and kind is MapPart), *maps, *map(line, tasks)]
+
+
+def beside(
+    row: str, model: str, pictures: Pictures, tasks: Iterable[str] = CUT, seeds: int = SEEDS,
+    long: int = LONG, recipes: Sequence[Recipe] = tuple(READINGS),
+) -> list[MapPart]:
+    """What stands beside the trainings of a system that decides: untrained networks, and a training
+    of one seed that is `long`, which judges training pictures, too.
+    """
+    own = min(OWN, pictures.pairs)
+    return [p for t in tasks for r in recipes for p in (
+        MapPart(row, model, pictures, t, replace(r, epochs=0), seeds, note="untrained"),
+        MapPart(row, model, pictures, t, replace(r, epochs=long), looks=(10, 30), own=own,
+                note="long", picture=r.sphere == (r.reading == "latent")),
     )]
 
 
@@ -740,16 +878,26 @@ def parts() -> list:
     """All work of the book's table. DAE on near pictures is what decides; the rest stands beside
     it.
     """
-    pictures, cut = near(), ("colour", "enlarge 8")
+    pictures, drawn = near(), far()
+    dae, less = ("DAE", "dae-vehicles32"), pictures.less(*LESS)
+    beneath = {"seeds": SEEDS, "kind": SidePart}
     todo = [PixelPart("pixels", pictures, t) for t in TASKS]
-    todo += system("DAE", "dae-vehicles32", pictures, seeds=SEEDS)
-    todo += [MapPart("DAE", "dae-vehicles32", pictures, t, r, 0, limit=n)
-             for t in cut for r in READINGS[::2] for n in (64, 128)]
-    todo += [GANPart(row, "stylegan2-vehicles32", recipe, pictures, t)
-             for t in TASKS for row, recipe in GANS.items()]
-    todo += system("D2C", "d2c-vehicles32", pictures)
+    todo += system(*dae, pictures, seeds=SEEDS)
+    todo += beside(*dae, pictures)
+    todo += [MapPart(*dae, pictures, "none", READINGS[0], note="oracle")]
+    todo += [SidePart(*dae, pictures, t, Recipe("step", False, 10), SEEDS, net="conv") for t in CUT]
+    todo += [SidePart(*dae, pictures, t, r, SEEDS, limit=FEWER)
+             for t in CUT for r in READINGS[::2]]
+    gans = [(row, "stylegan2-vehicles32", recipe) for row, recipe in GANS.items()]
+    todo += [GANPart(*gan, pictures, t) for t in TASKS for gan in gans]
+    todo += [BudgetPart(*gan, pictures, t) for t in CUT for gan in gans]
+    todo += system("D2C", "d2c-vehicles32", replace(pictures, shown=LESS[2]), **beneath)
     todo += [SolvablePart(SOLVABLE, t, Recipe(r, False, epochs=3))
              for t, r in (("colour", "latent"), ("colour", "step"), ("enlarge 8", "latent"))]
+    for row in ("LDM", "DDPM"):
+        todo += system(row, f"{row.lower()}-vehicles32", less, CUT, **beneath)
+    todo += system(*dae, drawn, CUT, **beneath)
+    todo += [PixelPart("pixels", drawn, t, conv=False) for t in CUT]
     return todo
 
 
@@ -771,10 +919,11 @@ def own_parts(
     else:
         x, name = near(n - max(1, n // 5), max(1, n // 5)).x, NEAR
     held = max(1, len(x) // 5)
-    p = Pictures(name, x, len(x) - held, min(SHOWN, held), min(OWN, len(x) - held))
+    p = Pictures(name, x, len(x) - held, min(SHOWN, held))
     recipes = [Recipe(r.reading, r.sphere, epochs) for r in READINGS]
     todo = [PixelPart("pixels", p, t, conv=False) for t in TASKS]
     todo += system("the given model", model, p, seeds=seeds, recipes=recipes)
+    todo += beside("the given model", model, p, seeds=seeds, long=10 * epochs, recipes=recipes)
     todo += [GANPart(row, gan, recipe, p, t, gan_steps)
              for t in TASKS for row, recipe in GANS.items() if gan]
     return todo
@@ -782,7 +931,7 @@ def own_parts(
 
 def facts(todo: Sequence) -> dict:
     """What the note beside a table says: hash of the code, sets and settings."""
-    sets = {p.pictures.name: (p.pictures.pairs, len(p.pictures.x) - p.pictures.pairs)
-            for p in todo if hasattr(p, "pictures")}
-    return {"code": map_code(), "sets (pairs, held out)": sets, "steps": STEPS,
+    sets = {(p.name, p.pairs, len(p.x) - p.pairs)
+            for p in (part.pictures for part in todo if hasattr(part, "pictures"))}
+    return {"code": map_code(), "sets (name, pairs, held out)": sorted(sets), "steps": STEPS,
             "GAN steps": GAN_STEPS}

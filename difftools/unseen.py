@@ -40,7 +40,10 @@ REFERENCES = 10  # latents that a candidate is compared with, as in the released
 
 
 def rung(m, lam: float, steps: int = STEPS) -> int:
-    """The node of a model's grid whose log-SNR is nearest to lam, in 1 .. steps."""
+    """The node of a model's grid whose log-SNR is nearest to lam, in 1 .. steps.
+
+    Built in: gaussian_priors.
+    """
     nodes = grid(m.denoiser.schedule, steps)
     return 1 + int(np.argmin([abs(v.lam - lam) for v in nodes[1:]]))
 
@@ -139,7 +142,10 @@ class Stationary:
 
 
 def stationary(x: Tensor) -> Stationary:
-    """Maximum-likelihood `Stationary` of x (n, C, h, w): the average cross-periodogram."""
+    """Maximum-likelihood `Stationary` of x (n, C, h, w): the average cross-periodogram.
+
+    Built in: gaussian_priors.
+    """
     x = x.double()
     mean = x.mean(0)
     f = torch.fft.fft2(x - mean, norm="ortho")
@@ -180,12 +186,15 @@ def _low_rank(x: Tensor, k: int) -> gaussians.Gaussian:
 
 
 def fit_code(code: Code, kind: str) -> dict[str, Law]:
-    """`fit` of each part of a code, as if they were independent."""
+    """`fit` of each part of a code, as if they were independent. Built in: gaussian_priors."""
     return {k: fit(v, kind) for k, v in code.tensors.items()}
 
 
 def draw(laws: dict[str, Law], like: Code, n: int, seed: int = 0) -> Code:
-    """n codes of the parts and shapes of `like`, drawn from fitted laws; seeds seed, seed + 1, …"""
+    """n codes of the parts and shapes of `like`, drawn from fitted laws; seeds seed, seed + 1, …
+
+    Built in: gaussian_priors.
+    """
     out = {}
     for k, law in laws.items():
         shape = like[k].shape[1:]
@@ -198,6 +207,7 @@ def great_circles(a: Tensor, b: Tensor, points: int = 20) -> Tensor:
     """Candidates of the released code between rows of a and of b (n, …): (n points, …).
 
     `sphere.slerp`, which interpolates the norm, at u = 1/(points + 1), 2/(points + 1), …
+    Built in: gaussian_priors.
     """
     on = [sphere.slerp(a, b, i / (points + 1)) for i in range(1, points + 1)]
     return torch.stack(on, 1).flatten(0, 1)
@@ -229,7 +239,10 @@ def properties(x: Tensor, references: Tensor) -> Tensor:
 
 
 def windows(real: Tensor, share: float = 0.5) -> Tensor:
-    """Bounds (2, 3) that the middle `share` of the properties (n, 3) of real latents meets."""
+    """Bounds (2, 3) that the middle `share` of the properties (n, 3) of real latents meets.
+
+    Built in: gaussian_priors.
+    """
     return real.quantile(real.new_tensor([(1 - share) / 2, (1 + share) / 2]), dim=0)
 
 
@@ -246,12 +259,15 @@ def released_windows(centre: Tensor, d: int) -> Tensor:
 
 
 def passes(found: Tensor, bounds: Tensor) -> Tensor:
-    """Which properties (n, 3) lie within bounds (2, 3): bool (n, 3)."""
+    """Which properties (n, 3) lie within bounds (2, 3): bool (n, 3). Built in: gaussian_priors."""
     return (found >= bounds[0]) & (found <= bounds[1])
 
 
 def hot_pixel(law: Law, n: int, seed: int = 0) -> Tensor:
-    """The adversary (n, d): the mean of a law, its whole deviation, √(trace), in one coordinate."""
+    """The adversary (n, d): the mean of a law, its whole deviation, √(trace), in one coordinate.
+
+    Built in: gaussian_priors.
+    """
     mean = law.mean.flatten().double()
     size = (law.variance if isinstance(law, Stationary) else float(law.spectrum.mean())) * len(mean)
     gen = torch.Generator().manual_seed(seed)
@@ -285,7 +301,10 @@ def _spread(G: Tensor) -> np.ndarray:
 
 
 def triangle_angles(D2: Tensor) -> Tensor:
-    """All angles, degrees, of all triangles of n points with squared distances D2 (n, n)."""
+    """All angles, degrees, of all triangles of n points with squared distances D2 (n, n).
+
+    Built in: gaussian_priors.
+    """
     t = torch.combinations(torch.arange(len(D2)), 3)
     out = []
     for k in range(3):
@@ -314,19 +333,25 @@ def over_white(x: Tensor, seed: int = 0, most: int = 32) -> tuple[np.ndarray, np
 
 
 def auc_scale(v: float, d: int) -> float:
-    """AUC of |x|² between N(0, I) and N(0, v I) on R^d: the best there is, by an F law."""
+    """AUC of |x|² between N(0, I) and N(0, v I) on R^d: the best there is, by an F law.
+
+    Built in: gaussian_priors.
+    """
     return float(stats.f.sf(1 / v, d, d)) if v >= 1 else 1 - float(stats.f.sf(1 / v, d, d))
 
 
 def auc_mean(delta: float) -> float:
-    """AUC of the best judge between unit Gaussians whose known means are delta apart, Φ(Δ/√2)."""
+    """AUC of the best judge between unit Gaussians whose known means are delta apart, Φ(Δ/√2).
+
+    Built in: gaussian_priors.
+    """
     return float(stats.norm.cdf(delta / 2**0.5))
 
 
 def auc_pairs(delta: float, d: int) -> float:
     """P(a pair across is farther apart than a pair within), unit Gaussians, unknown means, large d.
 
-    Squared distances: 2d ± √(8d) within, 2d + Δ² ± √(8d + 8Δ²) across.
+    Squared distances: 2d ± √(8d) within, 2d + Δ² ± √(8d + 8Δ²) across. Built in: gaussian_priors.
     """
     return float(stats.norm.cdf(delta**2 / math.sqrt(16 * d + 8 * delta**2)))
 
@@ -419,6 +444,7 @@ def target_share(rows: Tensor, target: Tensor, other: Tensor) -> np.ndarray:
     """Whether the nearest of the references to each feature row (n, k) is in `target`, bool (n,).
 
     Nearest by angle: the Euclidean distance of features prefers damaged pictures.
+    Built in: gaussian_priors.
     """
     near = lambda v: (normalize(rows, dim=1) @ normalize(v, dim=1).T).amax(1)  # noqa: E731
     return (near(target) > near(other)).numpy()
@@ -426,7 +452,7 @@ def target_share(rows: Tensor, target: Tensor, other: Tensor) -> np.ndarray:
 
 def novelty(rows: Tensor, fitted: Tensor, held: Tensor) -> float:
     """Median angle distance of feature rows to the nearest fitted image, over that of held-out
-    images: 0 for copies, 1 for pictures as new as these.
+    images: 0 for copies, 1 for pictures as new as these. Built in: gaussian_priors.
     """
     far = lambda v: (1 - normalize(v, dim=1) @ normalize(fitted, dim=1).T).amin(1)  # noqa: E731
     return float(far(rows).median() / far(held).median())

@@ -42,6 +42,8 @@ def unseen_files(
         raise ValueError(f"{model} has no diffusion inside: choose a diffusion model")
     if kind not in unseen.KINDS:
         raise ValueError(f"no fit {kind!r}; known: {', '.join(unseen.KINDS)}")
+    if n < 1 or steps < 2:
+        raise ValueError(f"expected 1 sample and 2 steps or more, got {n} and {steps}")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta:g}")
     if not 1 <= t_m <= 999:
@@ -64,7 +66,7 @@ def unseen_files(
         "model": model, "images": len(x), "samples": n, "fit": kind, "t_m": t_m, "rung": at,
         "steps": steps, "eta": eta, "seed": seed,
         "preparation": f"centre square, resized to {m.size} px, RGB; transparency on white",
-        **report, **_judged(y, x),
+        **report, **_judged(y, _in_pixels(x, n, kind, seed), x),
     }
     _write(out, x, y, drawn, report)
     return report
@@ -79,7 +81,7 @@ def _drawn(code: Code, n: int, kind: str, reject: bool, seed: int) -> tuple[Code
     bounds = unseen.windows(unseen.properties(z[half:], references))
     ok = unseen.passes(unseen.properties(drawn["noise"], references), bounds)
     report = {"norm of latents": float(z.flatten(1).square().mean(1).sqrt().median())}
-    report |= {f"share with {k}": round(float(v), 4)
+    report |= {f"draws with the {k} of latents": round(float(v), 4)
                for k, v in zip(unseen.PROPERTIES, ok.double().mean(0), strict=True)}
     if reject:
         keep = torch.nonzero(ok.all(1)).flatten()[:n].tolist()
@@ -90,16 +92,41 @@ def _drawn(code: Code, n: int, kind: str, reject: bool, seed: int) -> tuple[Code
     return drawn, report | {"rejected": reject}
 
 
-def _judged(y: torch.Tensor, x: torch.Tensor) -> dict:
-    """KID of samples to the images and how new they are, beside the same of half of the images."""
-    f, g = metrics.features(y), metrics.features(x)
-    half = len(g) // 2
-    kid = lambda a, b: metrics.kid(a, b)[0] if min(len(a), len(b)) > 2 else math.nan  # noqa: E731
-    return {
-        "kid to your images": round(kid(f, g), 4),
-        "kid between their halves": round(kid(g[:half], g[half:]), 4),
-        "novelty": round(unseen.novelty(f, g[:half], g[half:]), 3),
+def _in_pixels(x: torch.Tensor, n: int, kind: str, seed: int) -> torch.Tensor:
+    """n draws of the same fit to the images themselves: what no model adds to."""
+    code = Code({"noise": x.double()}, {"noise": "flat"})
+    return unseen.draw(unseen.fit_code(code, kind), code, n, seed)["noise"].clamp(-1, 1).float()
+
+
+def _judged(y: torch.Tensor, pixels: torch.Tensor, x: torch.Tensor) -> dict:
+    """KID of samples to the images and how new they are, beside the same of draws in pixels and of
+    halves of the images, split at random.
+    """
+    f, p, g = (metrics.features(v) for v in (y, pixels, x))
+    g = g[torch.randperm(len(g), generator=torch.Generator().manual_seed(0))]
+    a, b = g[: len(g) // 2], g[len(g) // 2 :]
+    kid = lambda a, b: metrics.kid(a, b) if min(len(a), len(b)) > 2 else (  # noqa: E731
+        math.nan, (math.nan, math.nan))
+    (near, ends), (plain, others), (same, _) = kid(f, g), kid(p, g), kid(a, b)
+    report = {
+        "kid to your images": round(near, 4),
+        "kid of draws in pixels": round(plain, 4),
+        "kid between halves of your images": round(same, 4),
+        "novelty": round(unseen.novelty(f, a, b), 3),
+        "in words": _words(ends, others),
     }
+    return {k: None if v != v else v for k, v in report.items()}   # NaN is no JSON
+
+
+def _words(ends: tuple[float, float], pixels: tuple[float, float]) -> str:
+    """What two intervals of KID say about samples by the model and draws of pixels."""
+    if math.isnan(ends[0] + pixels[0]):
+        return "too few images or samples to say"
+    if ends[1] < pixels[0]:
+        return "nearer to your images than draws of the same Gaussian in pixels"
+    if pixels[1] < ends[0]:
+        return "farther from your images than draws of the same Gaussian in pixels"
+    return "not shown to be nearer to your images than draws of the same Gaussian in pixels"
 
 
 def _write(out: Path, x, y, drawn: Code, report: dict) -> None:

@@ -36,8 +36,8 @@ IMAGE_END, LAST = 2.19, -99.0  # log-SNR of a rung near the image (t = 30), of t
 LEVELS = {"near the image": IMAGE_END, "half-way": 0.58, "mixing": MIXING, "last": LAST}
 ETAS = (0.05, 0.1, 0.2, 0.4, 1.0)
 SEEN, PERCEIVED = 30.0, 0.1  # dB and LPIPS up to which an image counts as returned
-APART = 128  # latents of a domain, where only they are told from others
-BAND = 10  # images of a bandwidth
+MORE = 256  # latents of a domain at the mixing step: as many as the smallest set has
+BAND = 10  # images of a bandwidth; 25 at the mixing step, where domains are compared
 POOL, CANDIDATES = 64, 2048  # decoded candidates, and those of which shares are taken
 
 # changes that nobody sees, of other images of the model's own domain
@@ -63,6 +63,8 @@ LEARNED_NOTHING = ("zero network", "untrained network")
 UNDER_FLOOR = ("v", "LDM", "D2C")
 PIXELS = "pixels"  # no network at all
 GIVEN = "given model"
+# where more latents are taken of some domains only: of those that fewer left open
+MORE_OF = {"DDPM": ("animals", "landscapes", "emoji"), "DAE": ("animals",)}
 SWEPT = ("exact Gaussian", "DDPM", GIVEN)  # sampled at every level
 OFFICIAL = {"DAE": "dae-ffhq256", "LDM": "ldm-ffhq256", "D2C": "d2c-ffhq256"}
 
@@ -202,39 +204,6 @@ def _latent_measures(z: Tensor, own: Tensor) -> Iterator[tuple[str, float, float
     yield "norm", float(np.median(size)), *metrics.bootstrap(size)
     share = normality.battery(z)["any"]["p"] < 0.05
     yield "rejected", float(share.mean()), *metrics.proportion(int(share.sum()), len(share))
-
-
-@dataclass(frozen=True)
-class ApartPart:
-    """More latents of a domain x (n, 3, H, W), told from those of the system's own domain."""
-
-    name: str
-    model: str
-    domain: str
-    x: Tensor
-    own: Tensor
-    steps: int = STEPS
-    seed: int = 0
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{self.name}, {self.domain} told from its own domain"
-
-    @property
-    def key(self) -> str:
-        """Hash of all that decides the part: code, weights, settings, images, seeds."""
-        return results.key(label=self.label, model=self.model, x=self.x, own=self.own, lam=MIXING,
-                           steps=self.steps, seed=self.seed,
-                           weights=inversion_table.weights_of(self.model), code=apart_code())
-
-    def run(self, device: str = "cpu") -> pd.DataFrame:
-        """Measure: separate, at the mixing step."""
-        (a,) = codes(self.model, self.x, [MIXING], self.steps, self.seed)
-        (b,) = codes(self.model, self.own, [MIXING], self.steps, self.seed + 10_000)
-        found = gap.told_apart(rows_of(a["noise"]), rows_of(b["noise"]))
-        return _table({"row": f"{self.name}, mixing", "domain": self.domain},
-                      [("separate", *found)])
 
 
 @dataclass(frozen=True)
@@ -612,12 +581,6 @@ def latent_code() -> str:
         gap._log_odds, unseen.over_white, unseen._spread, unseen.triangle_angles))
 
 
-def apart_code() -> str:
-    """Hash of the code that decides a row of the table of domains told apart."""
-    return results.code_version((*ROOMS, "normality"), (
-        *WALK, ApartPart, rows_of, gap.told_apart, gap._log_odds))
-
-
 def sample_code() -> str:
     """Hash of the code that decides a row of the table of samples."""
     return results.code_version(ROOMS, (*WALK, *FIT, *LOOK, SamplePart, metrics.kid,
@@ -687,10 +650,12 @@ def latent_parts(systems: dict[str, str] | None = None, found: Sets | None = Non
     return out
 
 
-def apart_parts(systems: dict[str, str] | None = None, found: Sets | None = None,
-                n: int = APART, steps: int = STEPS) -> list[ApartPart]:
-    """All work of the table of domains told apart, by default of the exact Gaussian and DDPM."""
-    systems = systems or {k: EMBEDDED[k] for k in ("exact Gaussian", "DDPM")}
+def more_parts(systems: dict[str, str] | None = None, found: Sets | None = None,
+               n: int = MORE, steps: int = STEPS) -> list[LatentPart]:
+    """All work of the table of more latents, at the mixing step alone: of the systems that decide
+    and of two that learned no image; for those of `MORE_OF` the domains that fewer left open.
+    """
+    systems = systems or {k: EMBEDDED[k] for k in ("zero network", "exact Gaussian", *DECIDING)}
     found = found or sets(n=2 * n)
     own, *far = found
     first, second = (v[:n] for v in halves(found[own], n))
@@ -698,20 +663,21 @@ def apart_parts(systems: dict[str, str] | None = None, found: Sets | None = None
     for name, model in systems.items():
         near = {HALF: second}
         near |= {k: f(second) for k, f in INVISIBLE.items()} if name in SWEPT else {}
-        domains = near | {k: found[k][:n] for k in far}
-        out += [ApartPart(name, model, k, x, first, steps) for k, x in domains.items()]
+        domains = near | {k: found[k][:n] for k in far if k in MORE_OF.get(name, far)}
+        out += [LatentPart(name, model, k, x, first, ("mixing",), steps)
+                for k, x in domains.items()]
     return out
 
 
 def sample_parts(systems: dict[str, str] | None = None, found: Sets | None = None,
                  n: int = SAMPLES, fitted: int = FITTED, steps: int = STEPS) -> list[SamplePart]:
     """All work of the table of samples: all fits in pixels, all or two at the mixing step, in the
-    systems of `SWEPT` two at every level.
+    systems of `SWEPT` two at every level; of the book's own sets also fits to more images.
     """
+    out = [] if found else larger_parts(steps=steps)
     systems, found = systems or EMBEDDED, found or sets(names=(OWN, *DRAWN))
     own, *far = found
     theirs = halves(found[own], fitted)[1]
-    out = []
     for k in far:
         x, held = halves(found[k], fitted)
         rest = {"x": x, "held": held, "own": theirs, "n": n, "steps": steps}
@@ -730,6 +696,17 @@ def sample_parts(systems: dict[str, str] | None = None, found: Sets | None = Non
     return out
 
 
+LARGER = {f"DDPM, {n} images": n for n in (FITTED, HELD)}  # the same system, fits to so many
+
+
+def larger_parts(kind: str = "spectral", steps: int = STEPS) -> list[SamplePart]:
+    """Does a fit to more images help? Both numbers of images beside the same held-out ones."""
+    own, *far = found = sets(names=(OWN, *DRAWN), n=2 * HELD)
+    return [SamplePart(name, EMBEDDED["DDPM"], k, "mixing", kind, found[k][:n], found[k][HELD:],
+                       found[own][HELD:], steps=steps)
+            for k in far for name, n in LARGER.items()]
+
+
 SORTS = ("draws", "great circles", "hot pixel")
 
 
@@ -745,7 +722,9 @@ def reject_parts(name: str = "DDPM", model: str = "ddpm-vehicles32", found: Sets
 
 def band_parts(systems: dict[str, str] | None = None, found: Sets | None = None, n: int = BAND,
                fitted: int = FITTED, steps: int = STEPS) -> list[BandPart]:
-    """All work of the table of bandwidths, by default of the exact Gaussian and DDPM."""
+    """All work of the table of bandwidths, by default of the exact Gaussian and DDPM: n images, and
+    2.5 n at the mixing step, where domains are compared.
+    """
     systems = systems or {k: EMBEDDED[k] for k in ("exact Gaussian", "DDPM")}
     found = found or sets(names=GAPS)
     own, *far = found
@@ -754,8 +733,8 @@ def band_parts(systems: dict[str, str] | None = None, found: Sets | None = None,
     for name, model in systems.items():
         for k, x in found.items():
             other = reference[own] if k != own else torch.cat([reference[v] for v in far])
-            out += [BandPart(name, model, k, level, x[:n], reference[k], other, steps)
-                    for level in LEVELS]
+            out += [BandPart(name, model, k, level, x[: 5 * n // 2 if level == "mixing" else n],
+                             reference[k], other, steps) for level in LEVELS]
     return out
 
 

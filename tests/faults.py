@@ -7,8 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from difftools import results
 from difftools.provenance import ROOT
 
 
@@ -49,3 +53,22 @@ def each_turns_red(mutants: dict[str, tuple[str, str, str]], tests: tuple[str, .
     failed = re.findall(r"(?:FAILED|ERROR) \S*::test_(\S*)", said)
     caught = {n for n in mutants if any(test.startswith(n) for test in failed)}
     assert caught == set(mutants), said
+
+
+def is_refused(name: str, todo: list, what: str, weights: tuple, monkeypatch,
+               folder: Path = results.FOLDER, at: int = -1, **changes: dict) -> None:
+    """Take one thing away that a recorded table rests on; the table must be refused.
+
+    what: "code", "weights" (of which `weights` names the module and its function), "missing" (the
+    table in `folder`), or a key of changes: other fields for part `at` of the work.
+    """
+    if what == "missing":
+        (folder / f"{name}.csv").unlink()
+    elif what == "code":
+        monkeypatch.setattr(results, "code_version", lambda *_: "other")
+    elif what == "weights":
+        monkeypatch.setattr(*weights, lambda _: "other")
+    else:
+        todo[at] = replace(todo[at], **changes[what])
+    with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
+        results.heavy(name, todo, folder=folder)

@@ -24,3 +24,25 @@ def save_pipeline(folder: Path, prediction_type: str = "epsilon") -> torch.nn.Mo
     )
     DDPMPipeline(unet, DDPMScheduler(prediction_type=prediction_type)).save_pretrained(folder)
     return unet
+
+
+def save_stable_diffusion(folder: Path) -> Path:
+    """What `hf download` leaves of Stable Diffusion, but for the text encoder: 32 px, latents
+    4×16×16.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=12, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).save_pretrained(folder / "unet")
+    AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, scaling_factor=0.5,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained(folder / "vae")
+    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+                  ).save_pretrained(folder / "scheduler")
+    return folder

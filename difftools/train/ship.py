@@ -253,8 +253,9 @@ def _round(x) -> list[float]:
 
 
 def write_sheet(path: Path, images: Tensor, columns: int = 16) -> None:
-    """Sample sheet as PNG."""
+    """Sample sheet as PNG of 256 colours."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet(images, columns)).save(path, optimize=True)
+    picture = Image.fromarray(sheet(images, columns))
+    picture.quantize(256, kmeans=3, dither=0).save(path, optimize=True)

@@ -1,13 +1,12 @@
 """Faults planted in Boomerang, in what judges it, in its tables and in the rules."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from difftools import boomerang_tables as tables
 from difftools import register, results
-from faults import each_turns_red
+from faults import each_turns_red, is_refused
 from oracle import test_recorded_boomerang as spot
 
 MUTANTS = {
@@ -28,6 +27,11 @@ MUTANTS = {
                    "(at[: len(at) // 2], at[: len(at) // 2])"),
     "lpips_is": ("boomerang_tables", ".clamp_min(0).sqrt()", ".clamp_min(0)"),
     "auc_is": ("boomerang_tables", "(a[:, None] < b) + 0.5", "(a[:, None] < b) + 1.0"),
+    "each_picture_is": ("boomerang_tables", "own.pop(parts - 1 - number % parts)", "own.pop(0)"),
+    "the_spread_falls": ("boomerang_tables", "c.sum(axis) ** 2 - (c**2).sum(axis)",
+                         "c.sum(axis) ** 2"),
+    "the_numbers_that": ("boomerang_tables", "own / n + rest / j", "own + rest / j"),
+    "tables_know_it": ("stable_diffusion", "own.update(", "bytes("),
     "a_training_depends": ("boomerang_tables", "nn.init.zeros_(layer.bias)", "pass"),
     "extra_pictures": ("boomerang_tables", "generator=gen) < 0.5\n            v =",
                        "generator=gen) < 0.9\n            v ="),
@@ -35,7 +39,7 @@ MUTANTS = {
                       "x = flights(a.model, p, a.t).at(train.flip(0))"),
     "a_row_of_training": ("boomerang_tables", ".argmax(1) == p.y[test]", ".argmax(1) != p.y[test]"),
     "masks_survive": ("boomerang_tables", '"1" if b else "0"', '"0" if b else "1"'),
-    "two_way": ("boomerang_tables", "(ws @ values) * wn).sum(1)", "(ws @ values) / n).sum(1)"),
+    "two_way": ("boomerang_tables", "((ws @ v) * wn).sum(1)", "(ws @ v).mean(1)"),
     "draws_come": ("boomerang_tables", "away = mean_square(back, x0)\n        pair",
                    "away = 2 * mean_square(back, x0)\n        pair"),
     "repetitions": ("boomerang_tables", "(files[a] == files[b]).flatten(1).all(1)",
@@ -44,7 +48,7 @@ MUTANTS = {
                        "told + guidance * (told - free)"),
 }
 FILES = ("unit/test_boomerang.py", "unit/test_boomerang_tables.py",
-         "unit/test_stable_diffusion.py", "unit/conftest.py")
+         "unit/test_stable_diffusion.py", "unit/conftest.py", "tiny.py")
 
 
 def test_a_fault_in_boomerang_turns_its_test_red(tmp_path):
@@ -80,17 +84,8 @@ def test_an_altered_search_turns_the_spot_check_red(copies):
 @pytest.mark.parametrize("what", ["weights", "level", "images", "code", "missing"])
 def test_a_table_that_rests_on_something_else_is_refused(copies, what, monkeypatch):
     todo = tables.survival_parts()
-    last = todo[-1]
-    changes = {"level": {"t": 0.5}, "images": {"x": -last.x}}
-    todo[-1] = replace(last, **changes.get(what, {}))
-    if what == "weights":
-        monkeypatch.setattr(tables.inversion_table, "weights_of", lambda model: "other")
-    if what == "code":
-        monkeypatch.setattr(results, "code_version", lambda *what: "other")
-    if what == "missing":
-        (copies / "boomerang_survival.csv").unlink()
-    with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
-        results.heavy("boomerang_survival", todo, folder=copies)
+    is_refused("boomerang_survival", todo, what, (tables.inversion_table, "weights_of"),
+               monkeypatch, copies, level={"t": 0.5}, images={"x": -todo[-1].x})
 
 
 WORDS = {  # pieces that support, and the verdict that follows

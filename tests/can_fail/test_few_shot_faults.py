@@ -1,13 +1,12 @@
 """Faults planted in what is made of ten images, in its measures, in its table, in its rules."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from difftools import fewshot_tables as tables
 from difftools import register, results
-from faults import each_turns_red
+from faults import each_turns_red, is_refused
 from oracle import test_recorded_few_shot as spot
 
 M = "fewshot_tables"
@@ -25,6 +24,9 @@ MUTANTS = {
     "kid_of_copies": (M, "(k.sum() - k.trace()) / (m * (m - 1))) / n", "0 * m) / n"),
     "pool_and_reference": (M, "x[half : half + REFERENCE]", "x[half - 1 : half + REFERENCE]"),
     "controls_are": (M, "if i not in at]", "if i in at or True]"),
+    "a_rival_is": (M, "groupby(level=[0, 1]).idxmin()", "groupby(level=[0, 1]).idxmax()"),
+    "a_rival_has_fallen": (M, "(wide.iloc[:, -2] - wide", "(wide.iloc[:, 0] - wide"),
+    "noise_is": (M, "for q in (0.975, 0.025)", "for q in (0.75, 0.25)"),
     "the_key": (M, "\"recipe\": self.recipe, ", ""),
 }
 
@@ -51,19 +53,11 @@ def test_an_altered_number_turns_the_spot_check_red(recorded):
 @pytest.mark.parametrize("what", ["weights", "recipe", "images", "code", "missing"])
 def test_a_table_that_rests_on_something_else_is_refused(recorded, what, monkeypatch):
     todo = tables.parts()
-    at = next(i for i, p in enumerate(todo) if p.name == tables.OJHA)
-    part = todo[at]
-    other = tables.Target(part.target.name, part.target.pool.flip(0), part.target.reference)
-    changes = {"recipe": {"method": tables.ojha(61)}, "images": {"target": other}}
-    todo[at] = replace(part, **changes.get(what, {}))
-    if what == "weights":
-        monkeypatch.setattr(tables.inversion_table, "weights_of", lambda model: "other")
-    if what == "code":
-        monkeypatch.setattr(results, "code_version", lambda *what: "other")
-    if what == "missing":
-        (recorded / "few_shot.csv").unlink()
-    with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
-        results.heavy("few_shot", todo, folder=recorded)
+    at = next(i for i, p in enumerate(todo) if p.name == tables.SOURCE)
+    target = todo[at].target
+    other = tables.Target(target.name, target.pool.flip(0), target.reference)
+    is_refused("few_shot", todo, what, (tables.inversion_table, "weights_of"), monkeypatch,
+               recorded, at, recipe={"method": tables.ojha(61)}, images={"target": other})
 
 
 WORDS = {  # pieces that support, and the verdict that follows; the others refute

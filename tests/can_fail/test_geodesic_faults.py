@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from difftools import geodesic_tables, register, results
-from faults import each_turns_red
+from faults import each_turns_red, is_refused
 from oracle import test_recorded_geodesics as spot
 
 MUTANTS = {
@@ -60,18 +60,9 @@ def test_an_altered_number_turns_the_spot_check_red(tables):
 @pytest.mark.parametrize("what", ["weights", "roads", "images", "code", "missing"])
 def test_a_table_that_rests_on_something_else_is_refused(tables, what, monkeypatch):
     todo = geodesic_tables.pair_parts()
-    last = todo[-1]
-    changes = {"roads": {"system": replace(last.system, roads=("straight line",))},
-               "images": {"a": -last.a}}
-    todo[-1] = replace(last, **changes.get(what, {}))
-    if what == "weights":
-        monkeypatch.setattr(geodesic_tables.inversion_table, "weights_of", lambda model: "other")
-    if what == "code":
-        monkeypatch.setattr(results, "code_version", lambda *what: "other")
-    if what == "missing":
-        (tables / "geodesics_pairs.csv").unlink()
-    with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
-        results.heavy("geodesics_pairs", todo, folder=tables)
+    system = replace(todo[-1].system, roads=("straight line",))
+    is_refused("geodesics_pairs", todo, what, (geodesic_tables.inversion_table, "weights_of"),
+               monkeypatch, tables, roads={"system": system}, images={"a": -todo[-1].a})
 
 
 WORDS = {  # pieces that support, and the verdict that follows

@@ -1,12 +1,11 @@
 """Faults planted in the heavy tables of the chapter on prior holes, and in what reads latents."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from difftools import hole_tables, results
-from faults import each_turns_red
+from faults import each_turns_red, is_refused
 from oracle import test_recorded_tables as spot
 
 MUTANTS = {
@@ -47,13 +46,5 @@ def test_an_altered_number_turns_the_spot_check_red(tables):
 @pytest.mark.parametrize("what", ["weights", "steps", "images", "code", "missing"])
 def test_a_table_that_rests_on_something_else_is_refused(tables, what, monkeypatch):
     todo = hole_tables.gan_parts()
-    changes = {"steps": {"steps": 299}, "images": {"x": -todo[-1].x}}
-    todo[-1] = replace(todo[-1], **changes.get(what, {}))
-    if what == "weights":
-        monkeypatch.setattr(hole_tables, "_weights", lambda net: "other")
-    if what == "code":
-        monkeypatch.setattr(results, "code_version", lambda *what: "other")
-    if what == "missing":
-        (tables / "prior_holes.csv").unlink()
-    with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
-        results.heavy("prior_holes", todo, folder=tables)
+    is_refused("prior_holes", todo, what, (hole_tables, "_weights"), monkeypatch, tables,
+               steps={"steps": 299}, images={"x": -todo[-1].x})

@@ -1,13 +1,12 @@
 """Faults planted in the angles, the global direction and the descents, and in their tables."""
 
 import random
-from dataclasses import replace
 
 import pytest
 
 from difftools import parallelism_tables as T
 from difftools import register, results
-from faults import each_turns_red
+from faults import each_turns_red, is_refused
 from oracle import test_recorded_parallelism as spot
 
 MUTANTS = {
@@ -28,7 +27,10 @@ MUTANTS = {
     "half_of": ("descent", "seen, seen(x) / 2)", "seen, seen(x) / 4)"),
     "the_true_shift": ("descent", "both = x, shift(x, x.shape[-1] // 4)", "both = x, x"),
     "a_row_is_the_descent": ("parallelism_tables", "kind.reached(b)", "kind.reached(a)"),
-    "the_first_system": ("parallelism_tables", "else min(fit, ONCE)", "else fit"),
+    "the_steady_interval": ("parallelism_tables", "n * every - (n - 1) * left", "left"),
+    "no_pairs_are": ("parallelism_tables", "m.decode(z)}", "m.decode(s)}"),
+    "intervals_of_halves": ("parallelism_tables", "= steady(angles.pairs(source[part], target",
+                            "= steady(angles.pairs(target[part], target"),
     "the_margin": ("descent", "logits[:, TARGET + 1 :]", "logits[:, TARGET:]"),
     "without_a_model": ("parallelism_tables", "s[p][:k], t[p][:k], way)",
                         "t[p][:k], s[p][:k], way)"),
@@ -58,14 +60,7 @@ def test_an_altered_number_turns_the_spot_check_red():
 @pytest.mark.parametrize("what", ["weights", "code", "part"])
 def test_a_table_that_rests_on_something_else_is_refused(name, what, monkeypatch):
     todo = T.TABLES[name]()
-    if what == "part":
-        todo[-1] = replace(todo[-1], x=-todo[-1].x)
-    if what == "weights":
-        monkeypatch.setattr(T, "weights_of", lambda model: "other")
-    if what == "code":
-        monkeypatch.setattr(results, "code_version", lambda *what: "other")
-    with pytest.raises(results.Stale, match="run its chapter at profile full"):
-        results.heavy(name, todo)
+    is_refused(name, todo, what, (T, "weights_of"), monkeypatch, part={"x": -todo[-1].x})
 
 
 def test_a_swapped_rule_turns_the_verdict():

@@ -1,12 +1,11 @@
 """Faults planted in the sampler of unseen domains, in its tables and in their rules."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 
 from difftools import register, results, unseen_tables
-from faults import each_turns_red
+from faults import each_turns_red, is_refused
 from oracle import test_recorded_unseen as spot
 
 MUTANTS = {
@@ -62,16 +61,8 @@ def test_an_altered_number_turns_the_spot_check_red(recorded):
 @pytest.mark.parametrize("what", ["weights", "images", "code", "missing"])
 def test_a_table_that_rests_on_something_else_is_refused(recorded, what, monkeypatch):
     todo = unseen_tables.reject_parts()
-    if what == "images":
-        todo[-1] = replace(todo[-1], x=-todo[-1].x)
-    if what == "weights":
-        monkeypatch.setattr(unseen_tables.inversion_table, "weights_of", lambda model: "other")
-    if what == "code":
-        monkeypatch.setattr(results, "code_version", lambda *what: "other")
-    if what == "missing":
-        (recorded / "unseen_candidates.csv").unlink()
-    with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
-        results.heavy("unseen_candidates", todo, folder=recorded)
+    is_refused("unseen_candidates", todo, what, (unseen_tables.inversion_table, "weights_of"),
+               monkeypatch, recorded, images={"x": -todo[-1].x})
 
 
 WORDS = {  # pieces that support, and the verdict that follows

@@ -7,13 +7,14 @@ is picked by a seed that changes with the commit.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from difftools import results
 from difftools import traversal as tr
 from oracle.test_recorded_tables import seed
 
 NAME = "nonlinear_traversal"
-KEYS = ["row", "domain", "task", "how", "seed", "pairs", "what", "image", "epoch"]
+KEYS = ["row", "domain", "task", "how", "pairs", "seed", "epoch", "image"]
 # Training amplifies rounding: the same code on one thread and on two differs by hundredths of a dB
 TOLERANCE = {"psnr": 0.5, "ssim": 0.03, "lpips": 0.03, "angle": 0.5, "held": 5e-3}
 PARTS = tr.parts()
@@ -25,16 +26,13 @@ def compared(part):
     return {k: v for k, v in TOLERANCE.items() if trained or k not in ("angle", "held")}
 
 
-def keys(part):
-    """The columns that find a part's rows; a GAN's have nothing under `how`."""
-    return [k for k in KEYS if k != "how" or not isinstance(part, tr.GANPart)]
-
-
 def test_the_recorded_table_rests_on_what_is_there():
     table = results.shipped(NAME, PARTS)
-    assert list(table.columns) == tr.COLUMNS and len(table) > 4000
+    assert list(table.columns) == tr.COLUMNS and len(table) > 2500
 
 
 def test_a_part_picked_by_the_commit_comes_out_again():
     part = random.Random(seed()).choice(PARTS)
-    assert results.same(part, results.shipped(NAME, PARTS), compared(part), keys(part)) == []
+    if isinstance(part, tr.BudgetPart):  # 300 of its 5000 steps
+        part = replace(part, looks=part.looks[:2])
+    assert results.same(part, results.shipped(NAME, PARTS), compared(part), KEYS) == []

@@ -17,7 +17,7 @@ from oracle.test_recorded_tables import seed
 ON = ("row", "domain", "measure")
 TABLES = {
     "unseen_latents": (tables.latent_parts, {"value": 0.03, "low": 0.05}, ON),
-    "unseen_apart": (tables.apart_parts, {"value": 0.02, "low": 0.03}, ON),
+    "unseen_more": (tables.more_parts, {"value": 0.02, "low": 0.03}, ON),
     "unseen_samples": (tables.sample_parts, {"value": 0.03, "low": 0.03}, ON),
     "unseen_candidates": (tables.reject_parts, {"value": 0.03, "low": 0.03}, ON),
     "unseen_bandwidth": (tables.band_parts, {"psnr": 0.02, "lpips": 0.02, "back": 0.5},

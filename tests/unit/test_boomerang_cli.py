@@ -44,6 +44,9 @@ def test_it_writes_sheets_latents_and_a_report(capsys, photos, tmp_path):
         np.stack(written), to_uint8(back.transpose(0, 1).flatten(0, 1).clamp(-1, 1)))
     assert shown["images"][1]["distance"] == pytest.approx(
         float((back[:, 1] - x[1]).square().mean()), abs=1e-5)
+    error = boomerang.denoised_error(m, x, 0.4, [4, 5])
+    assert [r["twice_error"] for r in shown["images"]] == pytest.approx(2 * error, abs=1e-5)
+    assert {*shown["columns"], "image"} == set(shown["images"][0])
     saved = load_file(out / "latents.safetensors")
     assert saved["noised"].shape == (3, 2, 3, 32, 32) and saved["seeds"].tolist()[2] == [8, 9]
     nodes = boomerang.way_down(m.denoiser.schedule, 0.4, 3)
@@ -69,10 +72,12 @@ def test_every_system_leaves_its_own_latents(capsys, photos, tmp_path, model, pa
     assert call(capsys, photos, *argv)[0] == 0
     saved = load_file(out / "latents.safetensors")
     assert {k: tuple(v.shape) for k, v in saved.items() if k != "seeds"} == parts
+    rows = json.loads((out / "report.json").read_text())["images"]
+    assert all(("twice_error" in r) == (model == "dae-vehicles32") for r in rows)
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--t", "0"], "above 0 and at most 1, got 0"), (["--t", "1.5"], "got 1.5"),
+    (["--t", "0"], "above 0 and at most 1, got 0: t = 0 is the image itself"), (["--t", "1.5"], "got 1.5"),
     (["--eta", "2"], "2.0 is not in the range"), (["-n", "0"], "0 is not in the range"),
     (["--model", "stylegan2-vehicles32"], "is no diffusion model"),
     (["--model", "ddpm-vehicles"], "known: ddpm-vehicles32"),

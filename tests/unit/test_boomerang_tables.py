@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -65,6 +66,27 @@ def test_all_training_vehicles_are_one_word_away(monkeypatch):
     monkeypatch.setattr(data, "arrays", lambda name: rows)
     p = B.labelled("cifar10-train", 32)
     assert p.y.tolist() == [3, 0, 1, 2, 0] and p.classes == data.VEHICLES and len(p.x) == 5
+
+
+def test_all_bundled_photographs_have_ten_classes():
+    p = B.everything()
+    assert (p.x[:512] == B.vehicles().x).all() and len(p.x) == len(p.y) == 512 + 256 + 300
+    dogs = data.domain("animals", only=["dog"])
+    for name, own in (("dog", dogs), ("horse", data.domain("horses"))):
+        assert torch.equal(p.x[p.y == p.classes.index(name)], own)
+    assert len(p.classes) == 10 and torch.bincount(p.y).min() > 50
+
+
+def test_each_picture_is_tested_once_a_draw(few):
+    assert [v.tolist() for v in B.fold(few, 0)] == [v.tolist() for v in few.split(0)]
+    assert sorted(B.fold(few, 1)[0].tolist()) == sorted(B.fold(few, 0)[1].tolist())
+    for first in (0, 4):
+        folds = [B.fold(few, first + k, 4) for k in range(4)]
+        assert sorted(torch.cat([test for _, test in folds]).tolist()) == list(range(32))
+        for train, test in folds:
+            assert sorted(torch.cat([train, test]).tolist()) == list(range(32))
+            assert torch.bincount(few.y[test]).tolist() == [2] * 4
+    assert B.fold(few, 0, 4)[1].tolist() != B.fold(few, 4, 4)[1].tolist()
 
 
 def test_flights_are_flown_once_and_filed(few, monkeypatch):
@@ -175,7 +197,10 @@ def test_an_arm_trains_on_what_it_says(few):
     torch.testing.assert_close(back[0], B.flights(CHEAP, few, 0.2).at(train))
     assert (back[1] == few.y[train]).all()
     drawn = given(kind="drawn", model=CHEAP)
-    assert (drawn[1] == B.teacher(few, 3, 2)(drawn[0]).argmax(1)).all() and len(drawn[0]) == 16
+    assert (drawn[1] == B.teacher(few, 3, 2)(drawn[0]).argmax(1)).all()
+    assert (drawn[0] == B.drawn(CHEAP, 32)[0][train]).all()
+    gan = given(kind="drawn", model="biggan-vehicles32")
+    assert (gan[1] == B.drawn("biggan-vehicles32", 32, 4)[1][train]).all() and len(gan[0]) == 16
     two = given(model=CHEAP, extra="boomerang")[2]
     assert two.shape == (2, 16, 3, 32, 32) and not torch.equal(two[0], two[1])
     noise = given(model=CHEAP, extra="noise")[2]
@@ -184,16 +209,23 @@ def test_an_arm_trains_on_what_it_says(few):
 
 
 def test_a_row_of_training_says_which_images_were_right(few):
-    part = B.TrainPart(B.Arm("a", few=1), 3, few, 3)
-    table = part.run()
-    right = B.said_right(table, "a")
-    assert right.shape == (1, 16)
-    assert right.mean() == pytest.approx(table.accuracy[0], abs=1e-4)
-    train, test = few.split(0)
+    parts = [B.TrainPart(B.Arm("a", few=1), seed, few, 3) for seed in range(4)]
+    table = pd.concat([p.run() for p in reversed(parts)])
+    right = B.said_right(table, "a", few)
+    assert right.shape == (4, 32) and (np.isfinite(right).sum(1) == 16).all()
+    assert np.nanmean(right, 1)[::-1] == pytest.approx(table.accuracy.to_numpy(), abs=1e-4)
+    train, test = B.fold(few, 3)
     one = torch.cat([train[few.y[train] == k][:1] for k in range(4)])  # of each class
     net = B.fit(few.x[one], few.y[one], 4, 3, steps=3)
     want = net(few.x[test]).argmax(1) == few.y[test]
-    assert right[0].tolist() == want.double().tolist()
+    assert right[3, test].tolist() == want.double().tolist() and np.isnan(right[3, train]).all()
+
+
+def test_a_key_hashes_the_same_images_once(few, monkeypatch):
+    one, all_ = B.Training(B.Arm("a"), 1, few, 3), replace(few, x=few.x + 1)
+    assert one.key == B.TrainPart(B.Arm("a"), 1, few, 3).key
+    keys = {replace(one, **how).key for how in ({}, {"seed": 2}, {"parts": 4}, {"pictures": all_})}
+    assert len(keys) == 4 and isinstance(B.train_parts()[0], B.Training)
 
 
 def test_two_way_intervals_speak_about_seeds_and_images():
@@ -202,7 +234,36 @@ def test_two_way_intervals_speak_about_seeds_and_images():
     own = np.zeros((8, 1)) + rng.standard_normal((1, 200))
     for v, sd in ((seeds, seeds[:, 0].std() / 8**0.5), (own, own[0].std() / 200**0.5)):
         mean, low, high = B.two_way(v)
-        assert mean == pytest.approx(v.mean()) and (high - low) / 2 == pytest.approx(1.96 * sd, rel=0.3)
+        assert mean == pytest.approx(v.mean())
+        assert (high - low) / 2 == pytest.approx(1.96 * sd, rel=0.3)
+    half = np.where(rng.random((8, 200)) < 0.5, own, np.nan)  # each training tests other images
+    mean, low, high = B.two_way(half)
+    assert mean == pytest.approx(np.nanmean(half))
+    assert (high - low) / 2 == pytest.approx(1.96 * own[0].std() / 200**0.5, rel=0.3)
+
+
+def test_the_spread_falls_into_trainings_images_and_the_rest():
+    rng = np.random.default_rng(1)
+    sd = (0.3, 0.6, 1.0)
+    a, b = (v / v.std() for v in (rng.standard_normal((200, 1)), rng.standard_normal((1, 300))))
+    v = sd[0] * a + sd[1] * b + sd[2] * rng.standard_normal((200, 300))
+    for values in (v, np.where(rng.random(v.shape) < 0.5, v, np.nan)):
+        assert B.components(values) == pytest.approx([s**2 for s in sd], rel=0.15)
+    few = [B.components(rng.standard_normal((5, 6))) for _ in range(500)]
+    assert np.mean(few, 0) == pytest.approx([0, 0, 1], abs=0.1)       # no bias in small tables
+
+
+def test_the_numbers_that_decide_make_the_interval_exclude_zero():
+    rng = np.random.default_rng(2)
+    make = lambda j, n, mean=0.1: (mean + 0.05 * rng.standard_normal((j, 1))  # noqa: E731
+                         + 0.5 * rng.standard_normal((1, n)) + rng.standard_normal((j, n)))
+    big = make(400, 3000)
+    (seen, _, _), (_, alone, _), (_, _, both) = (
+        B.decides(v) for v in (big[:8, :300], big[:, :600], big[:8, :300]))
+    for j, n, mean in ((8, 300, seen), (alone, 600, 0.1), (8 * both, 300 * both, 0.1)):
+        wins = [B.two_way(make(round(j), round(n), mean), 99, k)[1] > 0 for k in range(60)]
+        assert 0.6 < np.mean(wins) < 0.98, (j, n, mean)
+    assert B.decides(make(200, 40) - 0.09)[1] == np.inf == B.decides(np.zeros((3, 4)))[2]
 
 
 def test_bicubic_and_linear_are_themselves(few):

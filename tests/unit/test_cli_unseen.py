@@ -1,6 +1,7 @@
 """`difftools unseen` as a user meets it."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from command_line import call, photos_in
-from difftools import unseen, zoo
+from difftools import metrics, unseen, zoo
 from difftools.code import Code, noise
 from difftools.images import to_uint8
-from difftools.unseen_files import _drawn, unseen_files
+from difftools.unseen_files import _drawn, _judged, _words, unseen_files
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def test_unseen_writes_samples_that_its_latents_decode_to(capsys, photos, tmp_pa
     report = json.loads(text)
     assert status == 0 and report == json.loads((out / "report.json").read_text())
     assert report["images"] == 8 and report["samples"] == 3 and report["kid to your images"] > -1
+    assert "draws of the same Gaussian in pixels" in report["in words"]
     saved = load_file(out / "latents.safetensors")["noise"]
     m = zoo.load("gaussian-vehicles32")
     back = unseen.decode(m, Code({"noise": saved}, {"noise": "sphere"}), report["rung"], 6)
@@ -47,7 +49,8 @@ def test_unseen_writes_samples_that_its_latents_decode_to(capsys, photos, tmp_pa
 def test_unseen_prints_a_table(capsys, photos, tmp_path):
     argv = ("unseen", photos, "-n", 2, *EXACT, "--fit", "scalar", "--out", tmp_path / "out")
     status, text, _ = call(capsys, *argv)
-    assert status == 0 and "share with distance" in text and "written to" in text
+    assert status == 0 and "draws with the distance of latents" in text and "written to" in text
+    assert "NaN" not in (tmp_path / "out" / "report.json").read_text()  # of 2 samples no KID
 
 
 def test_unseen_says_when_too_few_draws_pass(capsys, photos, tmp_path):
@@ -72,6 +75,21 @@ def test_unseen_is_the_same_again_whatever_the_batch(photos, tmp_path):
     one = unseen_files(photos, tmp_path / "a", "gaussian-vehicles32", 3, steps=6, batch=2)
     two = unseen_files(photos, tmp_path / "b", "gaussian-vehicles32", 3, steps=6, batch=16)
     assert one == pytest.approx(two, abs=1e-3)
+
+
+def test_the_order_of_files_does_not_make_two_halves():
+    x = torch.cat([-torch.ones(12, 3, 32, 32), torch.ones(12, 3, 32, 32)])
+    x = x + 0.1 * noise(range(24), (3, 32, 32), "data", torch.float32)
+    report = _judged(x[:6].clamp(-1, 1), x[6:12].clamp(-1, 1), x.clamp(-1, 1))
+    apart = metrics.kid(*(metrics.features(v.clamp(-1, 1)) for v in x.split(12)))[0]
+    assert report["kid between halves of your images"] < apart / 4
+
+
+def test_a_report_says_in_words_what_its_intervals_say():
+    assert _words((0.1, 0.2), (0.3, 0.4)).startswith("nearer")
+    assert _words((0.5, 0.6), (0.3, 0.4)).startswith("farther")
+    assert _words((0.2, 0.35), (0.3, 0.4)).startswith("not shown")
+    assert _words((math.nan, math.nan), (0.3, 0.4)).startswith("too few")
 
 
 @pytest.mark.parametrize(

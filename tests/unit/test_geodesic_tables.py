@@ -244,6 +244,8 @@ def test_every_system_that_decides_has_seen_unseen_and_mixed_pairs():
         mine = {p.kind: p.n for p in parts if p.name == name}
         assert mine == (system.pairs or G.PAIRS) and "vehicles" in mine
         assert name == "W+" or {"animals", G.MIXED} <= set(mine)
+    steps = {name: s.settings["steps"] for name, s in G.EMBEDDED.items()}
+    assert steps["W+"] < steps["W+ 300 steps"] == steps["W"] == 300  # the one that decides is last
 
 
 def pictures(folder, n, size=20):

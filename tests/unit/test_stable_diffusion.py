@@ -1,5 +1,6 @@
 """Stable Diffusion in the official layout, tiny and random: guidance, prompts, its autoencoder."""
 
+import shutil
 import sys
 import types
 
@@ -7,31 +8,16 @@ import pytest
 import torch
 
 from difftools import boomerang as B
+from difftools import boomerang_tables, inversion_table, zoo
 from difftools import stable_diffusion as S
 from difftools.diffusion.steppers import ddim, integrate
 from difftools.weights import ModelError
+from tiny import save_stable_diffusion
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What `hf download` leaves, but for the text encoder: 32 px, latents 4×16×16."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-
-    torch.manual_seed(0)
-    out = tmp_path_factory.mktemp("tiny-sd")
-    UNet2DConditionModel(
-        sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=12, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).save_pretrained(out / "unet")
-    AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, scaling_factor=0.5,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).save_pretrained(out / "vae")
-    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-                  ).save_pretrained(out / "scheduler")
-    return out
+    return save_stable_diffusion(tmp_path_factory.mktemp("tiny-sd"))
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +109,24 @@ def test_a_prompt_is_read_by_the_folder_s_text_encoder(folder, monkeypatch):
     assert asked["texts"] == ["cat", ""] and asked["how"]["max_length"] == 5
     assert {"tokenizer", "text_encoder"} <= set(asked)
     assert told[0, 1, 0] == 1 and empty[0, 0, 0] == 5
+
+
+def test_tables_know_it_by_a_name_that_holds_its_prompt_and_its_weights(
+    folder, embedded, images, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(S, "embeddings", lambda folder, prompt: embedded)
+    monkeypatch.setattr(zoo, "MODELS", dict(zoo.MODELS))
+    name = S.entered(folder, "cat", 3.0)
+    part = boomerang_tables.ClosenessPart("SD", name, 0.4, images, steps=3)
+    want = B.runs(S.load(folder, guidance=3.0, embedded=embedded), images, 0.4, 2, steps=3)
+    away = boomerang_tables.mean_square(want, images).mean(0)
+    assert part.run().distance.to_numpy() == pytest.approx(away.numpy(), abs=2e-4)
+    other = shutil.copytree(folder, tmp_path / folder.name)
+    assert S.entered(other, "cat", 3.0) == name != S.entered(folder, "dog", 3.0)
+    file = next((other / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert S.entered(other, "cat", 3.0) != name and inversion_table.weights_of(name)
+    zoo.model.cache_clear()
 
 
 def test_another_folder_says_what_it_lacks(tmp_path):

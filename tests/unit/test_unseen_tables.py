@@ -52,9 +52,8 @@ def test_latents_are_walked_once_and_in_order(small):
 
 
 def test_the_parts_of_the_book_have_keys_of_their_own():
-    for parts in (tables.latent_parts, tables.apart_parts, tables.sample_parts, tables.reject_parts,
-                  tables.band_parts,
-                  tables.science_parts):
+    for parts in (tables.latent_parts, tables.more_parts, tables.sample_parts, tables.reject_parts,
+                  tables.band_parts, tables.science_parts):
         todo = parts()
         assert len({p.key for p in todo}) == len(todo) == len({p.label for p in todo})
 
@@ -85,7 +84,7 @@ def test_rows_of_latents_say_what_was_measured(small):
 
 
 def test_halves_are_not_told_apart_and_strange_pictures_are(small):
-    todo = {p.domain: p for p in tables.apart_parts({"exact Gaussian": GAUSSIAN}, small, 12, 4)}
+    todo = {p.domain: p for p in tables.more_parts({"exact Gaussian": GAUSSIAN}, small, 12, 4)}
     assert list(todo) == [tables.HALF, *tables.INVISIBLE, "animals", "quickdraw"]
     value = lambda k: tables.measured(todo[k].run(), "exact Gaussian, mixing", "separate")[k][0]  # noqa: E731
     assert value("quickdraw") > 0.9 > value(tables.HALF)
@@ -126,6 +125,20 @@ def test_bandwidths_fall_with_the_level(small):
     near, last = (parts[k].run() for k in ("near the image", "last"))
     assert (near.psnr >= last.psnr).all() and (near.back > 30).all() and (near.p1 >= near.p5).all()
     assert set(near.columns) >= {"psnr", "lpips", "target", "gap", "image", "domain", "row"}
+
+
+def test_domains_are_compared_with_more_images(small):
+    parts = tables.band_parts({"exact Gaussian": GAUSSIAN}, small, 4, 12, 8)
+    assert {p.level: len(p.x) for p in parts} == dict.fromkeys(tables.LEVELS, 4) | {"mixing": 10}
+
+
+def test_fits_to_more_images_meet_the_same_held_out_ones():
+    todo = tables.larger_parts()
+    for few, many in zip(todo[::2], todo[1::2], strict=True):
+        assert few.domain == many.domain and (len(few.x), len(many.x)) == (48, 128)
+        assert torch.equal(few.held, many.held) and torch.equal(few.x, many.x[:48])
+        seen = {v.numpy().tobytes() for v in many.x}
+        assert not seen & {v.numpy().tobytes() for v in many.held}
 
 
 # The scientific set
