@@ -477,8 +477,9 @@ def unseen(folder, model, n, kind, t_m, eta, reject, steps, seed, out, as_json):
     if as_json:
         click.echo(json.dumps(report, indent=1))
         return
+    words = report.pop("in words")  # longer than a column
     show([{"what": k, "value": v} for k, v in report.items()], False)
-    click.echo(f"written to {out}/")
+    click.echo(f"the samples: {words}\nwritten to {out}/")
 
 
 @cli.command()

@@ -50,6 +50,7 @@ def test_unseen_prints_a_table(capsys, photos, tmp_path):
     argv = ("unseen", photos, "-n", 2, *EXACT, "--fit", "scalar", "--out", tmp_path / "out")
     status, text, _ = call(capsys, *argv)
     assert status == 0 and "draws with the distance of latents" in text and "written to" in text
+    assert "the samples: too few images or samples to say" in text and "…" not in text
     assert "NaN" not in (tmp_path / "out" / "report.json").read_text()  # of 2 samples no KID
 
 
