@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from difftools import results
+from difftools import register, results
 from difftools.provenance import ROOT
 
 
@@ -72,3 +72,16 @@ def is_refused(name: str, todo: list, what: str, weights: tuple, monkeypatch,
         todo[at] = replace(todo[at], **changes[what])
     with pytest.raises(results.Stale, match="run its chapter at profile full|run the chapter at"):
         results.heavy(name, todo, folder=folder)
+
+
+def verdicts_turn(claim: str, worlds: dict[str, dict[tuple[str, ...], str]]) -> None:
+    """The register's rules can give each of these verdicts: none is built in.
+
+    worlds: world -> the pieces that support, all others refuting -> the verdict that follows.
+    """
+    entry = register.register()[claim]
+    for world, cases in worlds.items():
+        pieces = [k for k, p in entry["pieces"].items() if world in p["worlds"]]
+        for supported, verdict in cases.items():
+            words = {k: "supports" if k in supported else "refutes" for k in pieces}
+            assert register.decide(entry, words, world)[0] == verdict, (world, supported, verdict)

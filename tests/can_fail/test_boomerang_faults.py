@@ -1,12 +1,10 @@
 """Faults planted in Boomerang, in what judges it, in its tables and in the rules."""
 
-import shutil
-
 import pytest
 
 from difftools import boomerang_tables as tables
-from difftools import register, results
-from faults import each_turns_red, is_refused
+from difftools import results
+from faults import each_turns_red, is_refused, verdicts_turn
 from oracle import test_recorded_boomerang as spot
 
 MUTANTS = {
@@ -55,37 +53,31 @@ def test_a_fault_in_boomerang_turns_its_test_red(tmp_path):
     each_turns_red(MUTANTS, FILES, tmp_path)
 
 
-@pytest.fixture()
-def copies(tmp_path):
-    """A copy of the recorded tables, to change."""
-    return shutil.copytree(results.FOLDER, tmp_path / "results")
-
-
-def test_an_altered_number_turns_the_spot_check_red(copies):
+def test_an_altered_number_turns_the_spot_check_red(recorded):
     name = "boomerang_closeness"
     todo = tables.TABLES[name]()
     part = next(p for p in todo if p.label.startswith("exact Gaussian, t = 0.4"))
-    table = results.shipped(name, todo, copies)
+    table = results.shipped(name, todo, recorded)
     assert spot.differences(name, part, table) == []
     table.loc[table.row == part.row, "first"] += 0.02
     assert "first" in spot.differences(name, part, table)[0]
 
 
-def test_an_altered_search_turns_the_spot_check_red(copies):
+def test_an_altered_search_turns_the_spot_check_red(recorded):
     name = "boomerang_released"
     todo = tables.TABLES[name]()
     part = next(p for p in todo if p.label.startswith("exact Gaussian, released from t = 0.2"))
-    table = results.shipped(name, todo, copies)
+    table = results.shipped(name, todo, recorded)
     assert spot.differences(name, part, table) == []
     table["mask"] = table["mask"].str.translate(str.maketrans("01", "10"))
     assert spot.differences(name, part, table)
 
 
 @pytest.mark.parametrize("what", ["weights", "level", "images", "code", "missing"])
-def test_a_table_that_rests_on_something_else_is_refused(copies, what, monkeypatch):
+def test_a_table_that_rests_on_something_else_is_refused(recorded, what, monkeypatch):
     todo = tables.survival_parts()
     is_refused("boomerang_survival", todo, what, (tables.inversion_table, "weights_of"),
-               monkeypatch, copies, level={"t": 0.5}, images={"x": -todo[-1].x})
+               monkeypatch, recorded, level={"t": 0.5}, images={"x": -todo[-1].x})
 
 
 WORDS = {  # pieces that support, and the verdict that follows
@@ -112,10 +104,4 @@ WORDS = {  # pieces that support, and the verdict that follows
 
 @pytest.mark.parametrize("claim", WORDS)
 def test_a_verdict_turns_with_its_pieces(claim):
-    """The register's rules can give each of these verdicts: none is built in."""
-    entry = register.register()[claim]
-    for world, cases in WORDS[claim].items():
-        pieces = [k for k, p in entry["pieces"].items() if world in p["worlds"]]
-        for supported, verdict in cases.items():
-            words = {k: "supports" if k in supported else "refutes" for k in pieces}
-            assert register.decide(entry, words, world)[0] == verdict, (supported, verdict)
+    verdicts_turn(claim, WORDS[claim])

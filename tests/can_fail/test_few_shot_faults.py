@@ -1,12 +1,10 @@
 """Faults planted in what is made of ten images, in its measures, in its table, in its rules."""
 
-import shutil
-
 import pytest
 
 from difftools import fewshot_tables as tables
-from difftools import register, results
-from faults import each_turns_red, is_refused
+from difftools import results
+from faults import each_turns_red, is_refused, verdicts_turn
 from oracle import test_recorded_few_shot as spot
 
 M = "fewshot_tables"
@@ -33,12 +31,6 @@ MUTANTS = {
 
 def test_a_fault_in_samples_or_measures_turns_its_test_red(tmp_path):
     each_turns_red(MUTANTS, ("unit/test_fewshot_tables.py",), tmp_path)
-
-
-@pytest.fixture()
-def recorded(tmp_path):
-    """A copy of the recorded tables, to change."""
-    return shutil.copytree(results.FOLDER, tmp_path / "results")
 
 
 def test_an_altered_number_turns_the_spot_check_red(recorded):
@@ -85,9 +77,4 @@ WORDS = {  # pieces that support, and the verdict that follows; the others refut
 
 @pytest.mark.parametrize("claim", WORDS)
 def test_a_verdict_turns_with_its_pieces(claim):
-    """The register's rules can give each of these verdicts: none is built in."""
-    entry = register.register()[claim]
-    for supported, verdict in WORDS[claim].items():
-        words = {k: "supports" if k in supported else "refutes" for k in entry["pieces"]}
-        for world in "EP":
-            assert register.decide(entry, words, world)[0] == verdict, (supported, verdict)
+    verdicts_turn(claim, dict.fromkeys("EP", WORDS[claim]))

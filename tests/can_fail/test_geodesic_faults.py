@@ -1,12 +1,11 @@
 """Faults planted in the roads of the chapter on geodesics, in what judges them, in its tables."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 
-from difftools import geodesic_tables, register, results
-from faults import each_turns_red, is_refused
+from difftools import geodesic_tables, results
+from faults import each_turns_red, is_refused, verdicts_turn
 from oracle import test_recorded_geodesics as spot
 
 MUTANTS = {
@@ -41,28 +40,22 @@ def test_a_fault_in_a_road_turns_its_test_red(tmp_path):
     each_turns_red(MUTANTS, FILES, tmp_path)
 
 
-@pytest.fixture()
-def tables(tmp_path):
-    """A copy of the recorded tables, to change."""
-    return shutil.copytree(results.FOLDER, tmp_path / "results")
-
-
-def test_an_altered_number_turns_the_spot_check_red(tables):
+def test_an_altered_number_turns_the_spot_check_red(recorded):
     todo, tolerance = spot.TABLES["geodesics_grades"]
     todo = todo()
     part = next(p for p in todo if p.name == "exact Gaussian").first(2)
-    table = results.shipped("geodesics_grades", todo, tables)
+    table = results.shipped("geodesics_grades", todo, recorded)
     assert results.same(part, table, tolerance) == []
     table.loc[table.row == part.name, "g4"] += 0.05
     assert "g4" in results.same(part, table, tolerance)[0]
 
 
 @pytest.mark.parametrize("what", ["weights", "roads", "images", "code", "missing"])
-def test_a_table_that_rests_on_something_else_is_refused(tables, what, monkeypatch):
+def test_a_table_that_rests_on_something_else_is_refused(recorded, what, monkeypatch):
     todo = geodesic_tables.pair_parts()
     system = replace(todo[-1].system, roads=("straight line",))
     is_refused("geodesics_pairs", todo, what, (geodesic_tables.inversion_table, "weights_of"),
-               monkeypatch, tables, roads={"system": system}, images={"a": -todo[-1].a})
+               monkeypatch, recorded, roads={"system": system}, images={"a": -todo[-1].a})
 
 
 WORDS = {  # pieces that support, and the verdict that follows
@@ -89,10 +82,4 @@ WORDS = {  # pieces that support, and the verdict that follows
 
 @pytest.mark.parametrize("claim", WORDS)
 def test_a_verdict_turns_with_its_pieces(claim):
-    """The register's rules can give each of these verdicts: none is built in."""
-    entry = register.register()[claim]
-    for world, cases in WORDS[claim].items():
-        pieces = [k for k, p in entry["pieces"].items() if world in p["worlds"]]
-        for supported, verdict in cases.items():
-            words = {k: "supports" if k in supported else "refutes" for k in pieces}
-            assert register.decide(entry, words, world)[0] == verdict
+    verdicts_turn(claim, WORDS[claim])

@@ -1,7 +1,5 @@
 """Faults planted in the heavy tables of the chapter on prior holes, and in what reads latents."""
 
-import shutil
-
 import pytest
 
 from difftools import hole_tables, results
@@ -27,16 +25,10 @@ def test_a_fault_in_the_reading_of_latents_turns_its_test_red(tmp_path):
     each_turns_red(MUTANTS, FILES, tmp_path)
 
 
-@pytest.fixture()
-def tables(tmp_path):
-    """A copy of the recorded tables, to change."""
-    return shutil.copytree(results.FOLDER, tmp_path / "results")
-
-
-def test_an_altered_number_turns_the_spot_check_red(tables):
+def test_an_altered_number_turns_the_spot_check_red(recorded):
     todo, tolerance = spot.TABLES["prior_holes_steppers"]
     part = spot.first_images(todo()[0])
-    table = results.shipped("prior_holes_steppers", todo(), tables)
+    table = results.shipped("prior_holes_steppers", todo(), recorded)
     assert results.same(part, table, tolerance) == []
     mine = (table.row == part.stepper) & (table.domain == part.domain)
     table.loc[mine, "psnr"] += 0.3
@@ -44,7 +36,7 @@ def test_an_altered_number_turns_the_spot_check_red(tables):
 
 
 @pytest.mark.parametrize("what", ["weights", "steps", "images", "code", "missing"])
-def test_a_table_that_rests_on_something_else_is_refused(tables, what, monkeypatch):
+def test_a_table_that_rests_on_something_else_is_refused(recorded, what, monkeypatch):
     todo = hole_tables.gan_parts()
-    is_refused("prior_holes", todo, what, (hole_tables, "_weights"), monkeypatch, tables,
+    is_refused("prior_holes", todo, what, (hole_tables, "_weights"), monkeypatch, recorded,
                steps={"steps": 299}, images={"x": -todo[-1].x})

@@ -1,6 +1,5 @@
 """Faults planted in repairs through latents: each must turn a test red."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -46,18 +45,12 @@ def test_a_fault_in_the_module_turns_its_test_red(tmp_path):
     each_turns_red(mutants, ("unit/test_traversal.py", "tiny.py"), tmp_path)
 
 
-@pytest.fixture()
-def recorded(tmp_path):
-    """A copy of the recorded tables, to change."""
-    return shutil.copytree(results.FOLDER, tmp_path / "results")
-
-
 def test_an_altered_number_turns_the_spot_check_red(recorded):
-    part = next(p for p in spot.PARTS if isinstance(p, tr.GANPart))
+    part = next(p for p in spot.PARTS if isinstance(p, tr.PixelPart))
     table = results.shipped(spot.NAME, spot.PARTS, recorded)
-    few = replace(part, steps=2, shown=2)  # what two steps give is not what is recorded
-    table["how"] = table["how"].str.replace(f"{part.steps} steps", "2 steps")
-    assert results.same(few, table, spot.compared(part), spot.KEYS) != []
+    assert results.same(part, table, spot.compared(part), spot.KEYS) == []
+    table["psnr"] += 2 * spot.TOLERANCE["psnr"]
+    assert "psnr" in results.same(part, table, spot.compared(part), spot.KEYS)[0]
 
 
 @pytest.mark.parametrize("what", ["recipe", "pictures", "weights", "code", "missing"])

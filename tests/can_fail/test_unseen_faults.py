@@ -1,11 +1,9 @@
 """Faults planted in the sampler of unseen domains, in its tables and in their rules."""
 
-import shutil
-
 import pytest
 
-from difftools import register, results, unseen_tables
-from faults import each_turns_red, is_refused
+from difftools import results, unseen_tables
+from faults import each_turns_red, is_refused, verdicts_turn
 from oracle import test_recorded_unseen as spot
 
 MUTANTS = {
@@ -40,12 +38,6 @@ FILES = ("unit/test_unseen.py", "unit/test_unseen_tables.py")
 
 def test_a_fault_in_the_sampler_turns_its_test_red(tmp_path):
     each_turns_red(MUTANTS, FILES, tmp_path)
-
-
-@pytest.fixture()
-def recorded(tmp_path):
-    """A copy of the recorded tables, to change."""
-    return shutil.copytree(results.FOLDER, tmp_path / "results")
 
 
 def test_an_altered_number_turns_the_spot_check_red(recorded):
@@ -95,10 +87,4 @@ WORDS = {  # pieces that support, and the verdict that follows
 
 @pytest.mark.parametrize("claim", WORDS)
 def test_a_verdict_turns_with_its_pieces(claim):
-    """The register's rules can give each of these verdicts: none is built in."""
-    entry = register.register()[claim]
-    for world, cases in WORDS[claim].items():
-        pieces = [k for k, p in entry["pieces"].items() if world in p["worlds"]]
-        for supported, verdict in cases.items():
-            words = {k: "supports" if k in supported else "refutes" for k in pieces}
-            assert register.decide(entry, words, world)[0] == verdict
+    verdicts_turn(claim, WORDS[claim])
