@@ -14,6 +14,7 @@ from collections import OrderedDict
 import numpy as np
 import torch
 
+from difftools import zoo
 from difftools.nets import biggan, biggan_deep, stylegan2, stylegan_xl
 
 TINY = {"channels": (12, 8, 6), "z": 10, "w": 7, "layers": 2}  # 16 px; every width its own
@@ -448,3 +449,10 @@ def torch_file(path, state, old=True, **more):
     """A state dict as torch wrote it in 2019, or as now."""
     torch.save(OrderedDict(state) | more, path, _use_new_zipfile_serialization=not old)
     return path
+
+
+def imported(folder):
+    """The name of a StyleGAN2 of 16 px, imported from a file of NVIDIA's layout in the folder."""
+    config = {"family": "stylegan2", "g": TINY, "d": CRITIC}
+    return zoo.import_official("stylegan2", nvidia(folder / "a.pkl", generator(1)),
+                               "stylegan2-ffhq256", config)

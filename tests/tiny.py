@@ -1,12 +1,14 @@
-"""A diffusers pipeline in the official layout with a few thousand weights, for more than one
-suite.
+"""What a reader may bring, tiny: a diffusers pipeline in the official layout with a few thousand
+weights, Stable Diffusion, folders of pictures.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 
 def save_pipeline(folder: Path, prediction_type: str = "epsilon") -> torch.nn.Module:
@@ -45,4 +47,14 @@ def save_stable_diffusion(folder: Path) -> Path:
     ).save_pretrained(folder / "vae")
     DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
                   ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def save_pictures(folder: Path, n: int, seed: int = 0) -> Path:
+    """The folder, made, with n pictures of noise, 20 px high and wide."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
     return folder

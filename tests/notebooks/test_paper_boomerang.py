@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import papermill
 import pytest
-from PIL import Image
 
-from difftools import book, zoo
-from tiny import save_pipeline, save_stable_diffusion
+from difftools import book
+from tiny import save_pictures, save_stable_diffusion
 
 READER = """
 import types
@@ -38,21 +36,12 @@ class CLIPTextModel(CLIPTokenizer):
 
 
 @pytest.fixture()
-def paper(tmp_path, monkeypatch):
+def paper(place):
     """A pipeline of 32 px and two classes of pictures."""
-    monkeypatch.setenv("DIFFTOOLS_DATA", str(tmp_path / "cache"))
-    zoo.model.cache_clear()
-    rng = np.random.default_rng(0)
-    for name in ("faces", "drawings"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{i:02}.png")
-    (tmp_path / "pipeline").mkdir()
-    save_pipeline(tmp_path / "pipeline")
-    yield {"profile": "smoke", "world": "paper", "model": str(tmp_path / "pipeline"),
-           "images": str(tmp_path / "pictures")}
-    zoo.model.cache_clear()
+    for seed, name in enumerate(("faces", "drawings")):
+        save_pictures(place / "pictures" / name, 10, seed)
+    return {"profile": "smoke", "world": "paper", "model": str(place / "pipeline"),
+            "images": str(place / "pictures")}
 
 
 def test_your_classes_are_flown_released_and_trained_on(paper, tmp_path, monkeypatch):

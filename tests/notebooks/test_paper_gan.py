@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import gan_files as files
-from difftools import book, zoo
-from tiny import save_pipeline
+from difftools import book
+from tiny import save_pictures
 
 
 @pytest.fixture()
-def paper(tmp_path, monkeypatch):
+def paper(place):
     """A pipeline, an imported StyleGAN2 of 16 px and a folder of pictures, as a reader has them."""
-    monkeypatch.setenv("DIFFTOOLS_DATA", str(tmp_path / "cache"))
-    zoo.model.cache_clear()
-    config = {"family": "stylegan2", "g": files.TINY, "d": files.CRITIC}
-    gan = zoo.import_official(
-        "stylegan2", files.nvidia(tmp_path / "a.pkl", files.generator(1)), "stylegan2-ffhq256",
-        config)
-    rng = np.random.default_rng(0)
-    for domain in ("in-domain", "drawings", "toys"):
-        (tmp_path / "pictures" / domain).mkdir(parents=True)
-        for i in range(4):
-            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / domain / f"{i}.png")
-    (tmp_path / "pipeline").mkdir()
-    save_pipeline(tmp_path / "pipeline")
-    yield {"world": "paper", "model": str(tmp_path / "pipeline"), "gan": gan,
-           "gan_images": str(tmp_path / "pictures")}
-    zoo.model.cache_clear()
+    for seed, domain in enumerate(("in-domain", "drawings", "toys")):
+        save_pictures(place / "pictures" / domain, 4, seed)
+    return {"world": "paper", "model": str(place / "pipeline"), "gan": files.imported(place),
+            "gan_images": str(place / "pictures")}
 
 
 def test_holes_of_your_own_gan_are_judged_in_world_p(paper, tmp_path):

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
 import papermill
 import pytest
-from PIL import Image
 
 import gan_files as files
-from difftools import book, zoo
-from tiny import save_pipeline
+from difftools import book
+from tiny import save_pictures
 
 
 @pytest.fixture()
-def paper(tmp_path, monkeypatch):
+def paper(place):
     """A pipeline of 32 px, an imported StyleGAN2 of 16 px and two folders of pictures."""
-    monkeypatch.setenv("DIFFTOOLS_DATA", str(tmp_path / "cache"))
-    zoo.model.cache_clear()
-    config = {"family": "stylegan2", "g": files.TINY, "d": files.CRITIC}
-    gan = zoo.import_official(
-        "stylegan2", files.nvidia(tmp_path / "a.pkl", files.generator(1)), "stylegan2-ffhq256",
-        config)
-    rng = np.random.default_rng(0)
-    for domain in ("faces", "drawings"):
-        (tmp_path / "pictures" / domain).mkdir(parents=True)
-        for i in range(14):
-            pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "pictures" / domain / f"{i:02}.png")
-    (tmp_path / "pipeline").mkdir()
-    save_pipeline(tmp_path / "pipeline")
-    yield {"profile": "smoke", "world": "paper", "model": str(tmp_path / "pipeline"), "gan": gan,
-           "images": str(tmp_path / "pictures"), "own": "faces"}
-    zoo.model.cache_clear()
+    for seed, domain in enumerate(("faces", "drawings")):
+        save_pictures(place / "pictures" / domain, 14, seed)
+    return {"profile": "smoke", "world": "paper", "model": str(place / "pipeline"),
+            "gan": files.imported(place), "images": str(place / "pictures"), "own": "faces"}
 
 
 def test_roads_of_your_own_systems_are_judged_in_world_p(paper, tmp_path):
