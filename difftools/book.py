@@ -312,16 +312,18 @@ def scoreboard(root: Path = ROOT) -> str:
                       *(_verdict(row["verdicts"].get(world, "–")) for world in "SEP")])
         evidence += _section(entries[row["id"]], row, root) if pieces else []
     for chapter in chapters(root):
-        for name, c in (claims.recorded(chapter, root) or {"checks": {}})["checks"].items():
-            checks.append([_link(chapter, root), f"`{name}`", claims.number(c["value"]),
-                           f"{c['tol']:g}", c["why"]])
+        found = (claims.recorded(chapter, root) or {"checks": {}})["checks"]
+        rows = [[f"`{name}`", claims.number(c["value"]), f"{c['tol']:g}", c["why"]]
+                for name, c in found.items()]
+        checks += ["", f":::{{dropdown}} {chapter.replace('_', ' ')}: {len(rows)} checks",
+                   *_table(["check", "recorded", "tolerance", "why"], rows)[1:-1], ":::"]
     systems = [[f"{s['name']} ({s['note']})" if "note" in s else s["name"],
                 _link(s["chapter"], root), s["status"]] for s in register.tables(root)["system"]]
     return SCOREBOARD.format(
         decided=len(decided), total=len(rows),
         claims="\n".join(_table(["claim", "in short", "chapter", "S", "E", "P"], board)),
         evidence="\n".join(evidence),
-        checks="\n".join(_table(["chapter", "check", "recorded", "tolerance", "why"], checks)),
+        checks="\n".join([*checks, ""]),
         systems="\n".join(_table(["system", "chapter", "status"], systems)))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -15,6 +13,7 @@ from . import boomerang as fly
 from . import images as im
 from . import metrics, zoo
 from .diffusion.latent import LatentDiffusion
+from .folders import whole
 from .invert import ENLARGED
 
 SHARE, RUNS, STEPS = 0.4, 8, 20  # t, runs of each image, steps of a walk
@@ -108,10 +107,8 @@ def latents(m, x: torch.Tensor, t: float, n: int, seed: int) -> dict[str, torch.
 
 
 def _write(out: Path, names, x, back, tensors: dict, report: dict) -> None:
-    """Everything into a scratch folder beside `out`, then one rename."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    """All files of the command's folder."""
+    with whole(out) as part:
         (part / "returned").mkdir()
         for i, name in enumerate(names):
             for r, picture in enumerate(im.to_uint8(back[:, i].clamp(-1, 1))):
@@ -123,10 +120,3 @@ def _write(out: Path, names, x, back, tensors: dict, report: dict) -> None:
         if x.shape[-1] < 128:
             strip = strip.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
         Image.fromarray(im.grid(strip, columns=len(back) + 1)).save(part / "sheet.png")
-        if out.exists():
-            out.rmdir()
-        part.chmod(0o755)
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from tqdm.auto import tqdm
 from . import images as im
 from . import metrics, normality, zoo
 from .diffusion.inversion import round_trip
+from .folders import whole
 from .gan.model import GAN
 
 ENLARGED = 4  # pixels a side for each pixel of the sheet
@@ -129,10 +128,8 @@ def as_picture(z: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _write(out: Path, names, x, latents: dict, back, report: dict, seed: int) -> None:
-    """Everything into a scratch folder beside `out`, then one rename."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    """All files of the command's folder."""
+    with whole(out) as part:
         (part / "reconstruction").mkdir()
         for i, (n, b) in enumerate(zip(names, im.to_uint8(back), strict=True)):
             Image.fromarray(b).save(part / "reconstruction" / f"{i:04d}-{Path(n).stem}.png")
@@ -145,10 +142,3 @@ def _write(out: Path, names, x, latents: dict, back, report: dict, seed: int) ->
         strip = torch.stack(shown, 1).flatten(0, 1)
         strip = strip.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
         Image.fromarray(im.grid(strip, columns=len(shown))).save(part / "sheet.png")
-        if out.exists():
-            out.rmdir()
-        part.chmod(0o755)
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ from . import images as im
 from . import metrics, unseen, zoo
 from .code import Code
 from .diffusion.schedule import linear
+from .folders import whole
 from .invert import ENLARGED
 
 LEAST = 4  # images from which a Gaussian can be fitted and its fit judged at all
@@ -130,10 +129,8 @@ def _words(ends: tuple[float, float], pixels: tuple[float, float]) -> str:
 
 
 def _write(out: Path, x, y, drawn: Code, report: dict) -> None:
-    """Everything into a scratch folder beside `out`, then one rename."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    """All files of the command's folder."""
+    with whole(out) as part:
         (part / "samples").mkdir()
         for i, b in enumerate(im.to_uint8(y)):
             Image.fromarray(b).save(part / "samples" / f"{i:04d}.png")
@@ -145,10 +142,3 @@ def _write(out: Path, x, y, drawn: Code, report: dict) -> None:
         both = torch.cat([x[: 2 * k], blank, y[: 6 * k]])
         both = both.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
         Image.fromarray(im.grid(both, columns=k)).save(part / "sheet.png")
-        if out.exists():
-            out.rmdir()
-        part.chmod(0o755)
-        part.rename(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

@@ -1,6 +1,7 @@
 """The built HTML stands on its own: links and anchors resolve, nothing comes from elsewhere."""
 
 import ast
+import json
 import re
 import tomllib
 from functools import cache
@@ -111,3 +112,18 @@ def test_the_api_page_names_everything_public(html):
             if not name.startswith("_") and anchor not in shown:
                 lost.append(anchor)
     assert lost == []
+
+
+def test_folded_or_open_every_check_of_a_chapter_is_on_its_page(html, chapters):
+    for page in chapters:
+        notebook = json.loads((ROOT / page).with_suffix(".ipynb").read_text(encoding="utf-8"))
+        outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+        kept = ["".join(o["data"]["text/plain"]).strip() for o in outputs
+                if "difftools" in o.get("metadata", {})]
+        blocks = soup(html / page).select(".cell_output pre")
+        shown = [line.strip() for block in blocks for line in block.get_text().splitlines()]
+        assert [line for line in shown if line in kept] == kept
+        for fold in soup(html / page).select("details.checks"):
+            lines = fold.find("pre").get_text().strip().splitlines()
+            assert fold.summary.get_text() == f"{len(lines)} checks agree with their records"
+            assert all(line.startswith("check ") and line.endswith(": agrees") for line in lines)

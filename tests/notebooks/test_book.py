@@ -121,7 +121,8 @@ def test_scoreboard_of_the_toy(good):
     link = "[toy](../notebooks/toy.ipynb)"
     assert f"| [T-MEAN](#claim-t-mean) | The mean of the toy is a half. | {link} | [holds]{{.holds}} |" in page
     assert "- *Verdict in E:* **pending**. Waits for then (chapter later)." in page
-    assert "| [toy](../notebooks/toy.ipynb) | `mean` | 0.485 | 0.05 | 3 standard errors |" in page
+    assert ":::{dropdown} toy: 2 checks\n" in page
+    assert "| `mean` | 0.485 | 0.05 | 3 standard errors |" in page
     assert book.summary(good) == "1 chapters carry 2 checks, 4 pieces of evidence and 3 verdicts."
 
 

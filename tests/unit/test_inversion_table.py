@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -78,9 +79,9 @@ def test_a_killed_run_goes_on_and_repeats_nothing(todo, table, tmp_path, monkeyp
 def test_a_part_that_rests_on_something_else_is_not_served(todo, monkeypatch):
     part = todo[0]
     keys = {part.key}
-    keys.add(t.Part(part.label, t.Row("zero", {"steps": 9}), part.domain, 0, part.x).key)
-    keys.add(t.Part(part.label, part.row, part.domain, 0, part.x + 1e-6).key)
-    keys.add(t.Part(part.label, part.row, part.domain, 2, part.x).key)
+    keys.add(replace(part, row=t.Row("zero", {"steps": 9})).key)
+    keys.add(replace(part, x=part.x + 1e-6).key)
+    keys.add(replace(part, first=2).key)
     monkeypatch.setattr(t, "weights_of", lambda model: "other")
     keys.add(part.key)
     monkeypatch.setattr(results, "code_version", lambda *what: "other")
