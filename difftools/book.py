@@ -308,20 +308,20 @@ def scoreboard(root: Path = ROOT) -> str:
     for row in sorted(rows, key=lambda row: row not in decided):
         pieces = entries[row["id"]]["pieces"]
         name = f"[{row['id']}](#{_anchor(row['id'])})" if pieces else row["id"]
-        board.append([name, row["statement"], _link(row["chapter"], root),
-                      *(_verdict(row["verdicts"].get(world, "–")) for world in "SEP")])
+        board.append([name, *(_verdict(row["verdicts"].get(world, "–")) for world in "SEP"),
+                      row["statement"], _link(row["chapter"], root)])
         evidence += _section(entries[row["id"]], row, root) if pieces else []
     for chapter in chapters(root):
         found = (claims.recorded(chapter, root) or {"checks": {}})["checks"]
-        rows = [[f"`{name}`", claims.number(c["value"]), f"{c['tol']:g}", c["why"]]
-                for name, c in found.items()]
-        checks += ["", f":::{{dropdown}} {chapter.replace('_', ' ')}: {len(rows)} checks",
-                   *_table(["check", "recorded", "tolerance", "why"], rows)[1:-1], ":::"]
+        lines = [[f"`{name}`", claims.number(c["value"]), f"{c['tol']:g}", c["why"]]
+                 for name, c in found.items()]
+        checks += ["", f":::{{dropdown}} {chapter.replace('_', ' ')}: {len(lines)} checks",
+                   *_table(["check", "recorded", "tolerance", "why"], lines)[1:-1], ":::"]
     systems = [[f"{s['name']} ({s['note']})" if "note" in s else s["name"],
                 _link(s["chapter"], root), s["status"]] for s in register.tables(root)["system"]]
     return SCOREBOARD.format(
         decided=len(decided), total=len(rows),
-        claims="\n".join(_table(["claim", "in short", "chapter", "S", "E", "P"], board)),
+        claims="\n".join(_table(["claim", "S", "E", "P", "in short", "chapter"], board)),
         evidence="\n".join(evidence),
         checks="\n".join([*checks, ""]),
         systems="\n".join(_table(["system", "chapter", "status"], systems)))
@@ -341,9 +341,9 @@ def _section(claim: dict, row: dict, root: Path) -> list[str]:
                  for world, e in done.get(f"{claim['id']}/{name}", {}).items()]
         rule = piece["rule"] if isinstance(piece["rule"], str) else "; ".join(
             f"{world} {rule}" for world, rule in piece["rule"].items())
-        rows.append([f"`{name}`", piece["says"], f"{rule}. *{piece['why']}*",
-                     "<br>".join(given) or "pending"])
-    return text + _table(["piece", "what it says", "rule", "result"], rows)
+        rows.append([f"`{name}`", "<br>".join(given) or "pending", piece["says"],
+                     f"{rule}. *{piece['why']}*"])
+    return text + _table(["piece", "result", "what it says", "rule"], rows)
 
 
 def summary(root: Path = ROOT) -> str:

@@ -351,10 +351,11 @@ def table(folder, world, labels, domains, n, out):
     Sub-folders of FOLDER are domains. Pictures are cut to their centred square and resized to the
     size of each row's model, 32 px for the embedded ones. Rows have names of their own ("zero
     network", "StyleGAN2, W+"); an unknown one lists them all. All rows take hours: start with a
-    few. An interrupted run goes on where it stopped. On more processes or machines: accelerate
-    launch -m difftools.inversion_table FOLDER …, with the same options; the table is the same but
-    for its seconds. Writes OUT/table.csv, OUT/table.json (what it rests on, and the files by
-    domain) and OUT/parts/.
+    few. An interrupted run goes on where it stopped. On several GPUs or machines: accelerate
+    launch -m difftools.inversion_table FOLDER …, with the same options; on processors: torchrun
+    --nproc_per_node 2 -m difftools.inversion_table FOLDER …. The table is the same but for its
+    seconds. Writes OUT/table.csv (one row an image; a few carry their picture as text),
+    OUT/table.json (what it rests on, and the files by domain) and OUT/parts/.
     """
     from . import inversion_table as t
 
@@ -366,6 +367,7 @@ def table(folder, world, labels, domains, n, out):
         click.echo(f"this process is done; another one still works on {out}/parts")
         return
     rows = t.summary(found).round(3).to_dict("records")
+    click.echo("PSNR in dB: median over images, 95 % interval by bootstrap")
     show(rows, False)
     click.echo(f"written to {out}/table.csv")
 

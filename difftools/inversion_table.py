@@ -1,7 +1,8 @@
 """Every system against every image domain: inversion tables, sharded over processes, resumable.
 
 Run: ``accelerate launch -m difftools.inversion_table FOLDER --rows DDPM --rows "StyleGAN2, W+"``,
-with as many processes or machines as there are, or `difftools table`; see `results`.
+with as many GPUs or machines as there are; on processors
+``torchrun --nproc_per_node 2 -m difftools.inversion_table …``; or `difftools table`; see `results`.
 Built in: inversion_tables.
 """
 
@@ -394,9 +395,9 @@ def run(
     """This process's share of a table; returns the table where this process completed it.
 
     labels: rows of `WORLDS[world]`, by default all. For the rest see `plan`. Process number and
-    device come from `accelerate launch`; alone, there is one. Says on stderr how much is done, and
-    when a table of other parts is replaced. Raises ValueError on an unknown world, row or domain
-    before any work.
+    device come from `accelerate launch` or `torchrun`; alone, there is one. Says on stderr how much
+    is done, and when a table of other parts is replaced. Raises ValueError on an unknown world, row
+    or domain before any work.
     """
     from accelerate import PartialState
 
@@ -413,24 +414,25 @@ def run(
             + f"known: {'; '.join(known)}"
         )
     todo, note = plan({k: known[k] for k in labels}, source, domains, n)
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # else processors see one process each
     if state.is_main_process:
-        _announce(todo, out)
+        _announce(todo, out, state.num_processes)
     results.work(todo, out, state.process_index, state.num_processes, str(state.device))
     return results.gather(todo, out, note)
 
 
-def _announce(todo: list[Part], out: Path) -> None:
+def _announce(todo: list[Part], out: Path, processes: int) -> None:
     keys, note = {p.key for p in todo}, Path(out) / "table.json"
     kept = sum((Path(out) / "parts" / f"{k}.csv").is_file() for k in keys)
-    print(f"{len(todo)} parts, of which {kept} are done already", file=sys.stderr)
+    share = f"; {processes} processes share the rest" if processes > 1 else ""
+    print(f"{len(todo)} parts, of which {kept} are done already{share}", file=sys.stderr)
     if note.is_file() and keys != set(json.loads(note.read_text())["parts"]):
         print(f"{out}/table.csv holds other rows or images: it will be replaced", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m difftools.inversion_table`, also under `accelerate launch`: as `difftools
-    table`.
+    """`python -m difftools.inversion_table`, also under `accelerate launch` or `torchrun`: as
+    `difftools table`.
     """
     from .cli import main as cli
 

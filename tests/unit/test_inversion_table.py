@@ -123,7 +123,7 @@ def test_a_wrong_request_is_named(wrong, says, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_accelerate_launches_two_processes_over_a_folder(tmp_path):
+def test_two_launched_processes_write_the_table_of_one_over_a_folder(tmp_path):
     rng = torch.Generator().manual_seed(0)
     for domain in ("a", "b"):
         (tmp_path / "images" / domain).mkdir(parents=True)
@@ -132,13 +132,14 @@ def test_accelerate_launches_two_processes_over_a_folder(tmp_path):
             Image.fromarray(pixels.numpy()).save(tmp_path / "images" / domain / f"{i}.png")
     command = ["-m", "difftools.inversion_table", str(tmp_path / "images")]
     command += ["--rows", "zero network"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    for out, how in (("one", []), ("two", launch)):
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    for out, how, says in (("one", [], "done already\n"), ("two", launch, "2 processes share")):
         done = subprocess.run(
             [sys.executable, *how, *command, "--out", str(tmp_path / out)],
             capture_output=True, text=True,
         )
         assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stderr.count("parts, of which 0 are done already") == 1 and says in done.stderr
     one, two = (pd.read_csv(tmp_path / k / "table.csv") for k in ("one", "two"))
     same(one, two)
     assert list(one.domain) == ["a", "a", "b", "b"]
