@@ -414,7 +414,8 @@ def run(
             + f"known: {'; '.join(known)}"
         )
     todo, note = plan({k: known[k] for k in labels}, source, domains, n)
-    state = PartialState(cpu=not torch.cuda.is_available())  # else processors see one process each
+    # without cpu=True each of torchrun's processes would think that it is alone, and do it all
+    state = PartialState(cpu=not torch.cuda.is_available())
     if state.is_main_process:
         _announce(todo, out, state.num_processes)
     results.work(todo, out, state.process_index, state.num_processes, str(state.device))

@@ -120,7 +120,8 @@ def test_scoreboard_of_the_toy(good):
     page = book.scoreboard(good)
     link = "[toy](../notebooks/toy.ipynb)"
     line = next(v for v in page.splitlines() if v.startswith("| [T-MEAN](#claim-t-mean) |"))
-    assert "| [holds]{.holds} |" in line and line.endswith(f"| The mean of the toy is a half. | {link} |")
+    assert "| [holds]{.holds} |" in line
+    assert line.endswith(f"| The mean of the toy is a half. | {link} |")
     assert f" of {len(book.claims_table(good))} claims have a verdict" in page
     assert "- *Verdict in E:* **pending**. Waits for then (chapter later)." in page
     assert ":::{dropdown} toy: 2 checks\n" in page
